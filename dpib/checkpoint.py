@@ -1,0 +1,67 @@
+"""Checkpoints as safetensors: nested state with tensors and plain values, no pickle anywhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dpib.atomic import replacing
+from dpib.errors import UserError
+
+State = dict[str, Any]
+"""Nested dictionaries and lists of tensors, numbers, texts, booleans and None."""
+
+
+def save(path: Path, state: State) -> None:
+    """Write `state` to `path`, atomically."""
+    tensors: dict[str, Tensor] = {}
+    outline = _outline(state, tensors)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"outline": json.dumps(outline)})
+
+
+def load(path: Path) -> State:
+    """Read what `save` wrote.
+
+    Raises:
+        UserError: when the file is missing or is no checkpoint of this kind.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        state = _restore(json.loads(metadata["outline"]), tensors)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a checkpoint of dpib, or is corrupt ({error})") from None
+    assert isinstance(state, dict)
+    return state
+
+
+def _outline(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return `value` with every tensor moved to `tensors` and replaced by a reference to it."""
+    if isinstance(value, Tensor):
+        name = f"t{len(tensors)}"
+        tensors[name] = value.detach().to("cpu").clone().contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[_outline(k, tensors), _outline(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_outline(v, tensors) for v in value]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def _restore(outline: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(outline, dict):
+        return outline
+    if "tensor" in outline:
+        return tensors[outline["tensor"]]
+    if "list" in outline:
+        return [_restore(v, tensors) for v in outline["list"]]
+    return {_restore(k, tensors): _restore(v, tensors) for k, v in outline["dict"]}

@@ -1,0 +1,63 @@
+"""The key under which a finished stage is found again: what it was told, what it was given, which code ran."""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dpib import registry
+from dpib.config.schema import Config
+from dpib.data.catalog import Card
+
+# Keys that change how a stage runs but not what comes out of it.
+_INDIFFERENT = ("profile", "note", "device", "data_root", "reuse", "resume", "method")
+_TASK = ("dataset", "seed", "synthesizer", "unsafe_noise_seed")
+_PRIVACY = ("epsilon", "delta", "relation", "data")
+
+
+def stage_slice(stage: str, config: Config) -> dict[str, Any]:
+    """Return the part of the configuration that decides the result of `stage`, its inputs apart."""
+    tree = config.nested()
+    recipe = tuple(type(config.recipe).model_fields)
+    keys: tuple[str, ...] = {
+        "prepare": ("dataset",),
+        "pretrain": ("public", "seed", "synthesizer", *(key for key in recipe if key != "train")),
+        "train": (*_TASK, *_PRIVACY, "public", *recipe),
+        "generate": ("seed", "generate"),
+        "evaluate": ("dataset", "seed", "unsafe_noise_seed", *_PRIVACY, "eval", "yardstick", "oracle"),
+        "baseline": ("dataset", "seed", "data", "eval", "oracle"),
+        "main": tuple(key for key in tree if key not in _INDIFFERENT),
+    }[stage]
+    return {key: tree[key] for key in keys if key in tree}
+
+
+def fingerprint(stage: str, config: Config, card: Card | None, upstream: tuple[str, ...] = ()) -> str:
+    """Return the SHA-256 of a stage's configuration, inputs (run ids or file digests), card and code."""
+    content = {
+        "stage": stage,
+        "config": stage_slice(stage, config),
+        "card": [card.name, card.version] if card else None,
+        "upstream": list(upstream),
+        "source": source_digest(),
+        "outside": outside_digest(config),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def source_digest() -> str:
+    """Return the SHA-256 of the package's own source files."""
+    digest = hashlib.sha256()
+    package = Path(__file__).resolve().parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def outside_digest(config: Config) -> dict[str, str]:
+    """Return the SHA-256 of every file from outside the package that the configuration names."""
+    names = [value for value in config.flat().values() if isinstance(value, str)] + config.eval.metrics
+    files = {path for name in names if (path := registry.outside_file(name)) is not None}
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}

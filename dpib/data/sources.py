@@ -1,0 +1,142 @@
+"""Readers of official archives: each turns files into the train and test `Images` of a card.
+
+Nothing is unpickled and nothing is extracted to disk: archives are read in place, with caps.
+"""
+
+import gzip
+import pickletools
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpib.data.catalog import Card
+from dpib.data.folders import read_folders
+from dpib.data.store import read_arrays
+from dpib.errors import UserError
+from dpib.images import Images
+
+Splits = dict[str, Images]
+_CAP = 512 * 2**20
+
+
+def read_source(card: Card, source: Path) -> Splits:
+    """Read `source` (a folder or an archive) as the card says, or as prepared npz files where it holds those.
+
+    Raises:
+        UserError: when a file is missing or corrupt, naming it.
+    """
+    if not source.exists():
+        raise UserError(f"source {source} does not exist")
+    if source.is_dir() and (source / "train.npz").is_file():
+        return read_npz(card, source)
+    readers: dict[str, Callable[[Card, Path], Splits]] = {
+        "idx": read_idx,
+        "cifar": read_cifar,
+        "folders": read_folders,
+        "digits": lambda card, _: read_digits(card),
+    }
+    return readers[card.source.kind](card, source)
+
+
+def read_npz(card: Card, source: Path) -> Splits:
+    """Read `train.npz` and, where there is one, `test.npz`."""
+    splits = {split: source / f"{split}.npz" for split in ("train", "test")}
+    wanted = {split: path for split, path in splits.items() if split == "train" or card.sizes.test}
+    return {split: read_arrays(path, card) for split, path in wanted.items()}
+
+
+def read_idx(card: Card, source: Path) -> Splits:
+    """Read the four IDX files of the MNIST family (LeCun's format), gzipped or not."""
+    parts = {
+        "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+        "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+    }
+    splits = {}
+    for split, (images, labels) in parts.items():
+        x, y = _idx(source, images, 3), _idx(source, labels, 1)
+        if len(x) != len(y):
+            raise UserError(f"{source}: {images} holds {len(x)} images, {labels} {len(y)} labels")
+        splits[split] = Images(torch.from_numpy(x)[:, None], torch.from_numpy(y.astype(np.int64)))
+    return splits
+
+
+def _idx(folder: Path, stem: str, dimensions: int) -> np.ndarray:
+    path = next((p for p in (folder / f"{stem}.gz", folder / stem) if p.is_file()), None)
+    if path is None:
+        raise UserError(f"{folder} has no {stem}.gz")
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
+            raw = handle.read(_CAP)
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path} is corrupt ({error}): fetch it again") from None
+    head = 4 + 4 * dimensions
+    shape = tuple(np.frombuffer(raw[4:head], dtype=">i4").tolist())
+    if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) - head != int(np.prod(shape, dtype=np.int64)):
+        raise UserError(f"{path} is corrupt (its header does not match its {len(raw)} bytes): fetch it again")
+    return np.frombuffer(raw, dtype=np.uint8, offset=head).reshape(shape).copy()
+
+
+def read_cifar(card: Card, source: Path) -> Splits:
+    """Read CIFAR's "python" tar in place."""
+    path = source if source.is_file() else source / card.source.archives[0].name
+    if not path.is_file():
+        raise UserError(f"{source} has no {card.source.archives[0].name}")
+    batches: dict[str, tuple[np.ndarray, list[int]]] = {}
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                name = Path(member.name).name
+                if name.startswith(("data_batch", "test_batch")) and member.isfile() and member.size < _CAP:
+                    handle = archive.extractfile(member)
+                    assert handle is not None
+                    batches[name] = cifar_batch(handle.read(), f"{path}:{name}")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{path} is corrupt ({error}): fetch it again") from None
+    train = sorted(name for name in batches if name.startswith("data_batch"))
+    if len(train) != 5 or "test_batch" not in batches:
+        raise UserError(f"{path} is not CIFAR's python archive: it holds {', '.join(batches) or 'no batches'}")
+    return {"train": _joined([batches[name] for name in train]), "test": _joined([batches["test_batch"]])}
+
+
+def _joined(batches: list[tuple[np.ndarray, list[int]]]) -> Images:
+    x = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
+    return Images(torch.from_numpy(x), torch.tensor([label for _, labels in batches for label in labels]))
+
+
+def cifar_batch(raw: bytes, source: str) -> tuple[np.ndarray, list[int]]:
+    """Return pixels uint8 [n, 3072] and labels of one batch without unpickling it.
+
+    A batch is a pickled dictionary. Its operations are listed, never executed: the pixels are the one
+    long string in it, the labels the integers that follow the string 'labels'.
+    """
+    pixels, labels, collecting = b"", [], False
+    try:
+        for operation, argument, _ in pickletools.genops(raw):
+            text = argument.encode("latin-1") if isinstance(argument, str) else argument
+            if isinstance(text, bytes):
+                collecting = text in (b"labels", b"fine_labels")
+                pixels = text if len(text) > len(pixels) else pixels
+            elif collecting and isinstance(text, int) and operation.name in ("BININT", "BININT1", "BININT2"):
+                labels.append(text)
+    except ValueError as error:
+        raise UserError(f"{source} is corrupt ({error}): fetch the archive again") from None
+    if not labels or len(pixels) != 3072 * len(labels):
+        raise UserError(f"{source} is corrupt: {len(pixels)} bytes of pixels for {len(labels)} labels")
+    return np.frombuffer(pixels, dtype=np.uint8).reshape(len(labels), 3072).copy(), labels
+
+
+def read_digits(card: Card) -> Splits:
+    """Upscale scikit-learn's bundled 8x8 handwritten digits (Alpaydin and Kaynak 1998) and split them."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    x = torch.from_numpy(bunch.images).float()[:, None] / 16
+    x = torch.nn.functional.interpolate(x, size=card.shape[1:], mode="bicubic", align_corners=False)
+    images = Images((x.clamp(0, 1) * 255).round().to(torch.uint8), torch.from_numpy(bunch.target).long())
+    # The images stand in the order of collection: every sixth one makes a test set from all of it.
+    test = torch.arange(len(images)) % 6 == 5
+    return {"train": images.take(~test), "test": images.take(test)}

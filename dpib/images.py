@@ -1,0 +1,67 @@
+"""Labelled images: the one type that data, methods, metrics and the vault exchange."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """`x` uint8 [n, channels, height, width] and `y` int64 [n].
+
+    Raises:
+        ValueError: for other types or shapes, or when the two lengths differ.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.uint8 or self.x.ndim != 4:
+            raise ValueError(f"images must be uint8 [n, c, h, w], got {self.x.dtype} {list(self.x.shape)}")
+        if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
+            raise ValueError(f"labels must be int64 [{len(self.x)}], got {self.y.dtype} {list(self.y.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        _, c, h, w = self.x.shape
+        return c, h, w
+
+    def take(self, index: Tensor | slice) -> Self:
+        """Return the records at `index`, in that order."""
+        return type(self)(self.x[index], self.y[index])
+
+    def chunks(self, size: int) -> Iterator[Self]:
+        """Yield consecutive pieces of at most `size` records."""
+        for start in range(0, len(self), size):
+            yield self.take(slice(start, start + size))
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """Map uint8 levels 0..255 to float32 in [0, 1]."""
+    return x.to(torch.float32) / 255
+
+
+def from_unit(x: Tensor) -> Tensor:
+    """Map floats in [0, 1] to the nearest of the 256 levels (clamped)."""
+    return (x.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def random_batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield index batches of `size` for ever, each epoch a fresh permutation of range(n); the rest is dropped.
+
+    Raises:
+        ValueError: when `n` is smaller than `size`: no whole batch exists.
+    """
+    if n < size:
+        raise ValueError(f"{n} images do not fill one batch of {size}")
+    while True:
+        order = torch.randperm(n, generator=generator)
+        yield from order[: n - n % size].split(size)

@@ -1,0 +1,1 @@
+"""Random features of kernels, and the distances between distributions that they define."""

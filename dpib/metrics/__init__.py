@@ -1,0 +1,1 @@
+"""How useful and how faithful a synthetic set is: pure functions, which know nothing of privacy."""

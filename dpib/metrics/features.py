@@ -1,0 +1,141 @@
+"""Image embeddings for fidelity metrics: one pass over the images, shared by all metrics, cached by content."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dpib import seeding
+from dpib.atomic import replacing
+from dpib.errors import UserError
+
+_BLOCK = 1000
+
+
+@dataclass(frozen=True)
+class Features:
+    """`pool` float32 [n, d], and `logits` float32 [n, classes] where the network has a classifier head."""
+
+    pool: Tensor
+    logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A frozen network: `prefix` opens the names of its metrics, `identity` is the digest of its weights."""
+
+    prefix: str
+    identity: str
+    network: Callable[[Tensor], tuple[Tensor, ...]]
+    has_logits: bool
+
+
+def random_embedding(device: torch.device) -> Embedding:
+    """Return a fixed random convolutional network, 256 features (Naeem et al. 2020, section 4.3).
+
+    It costs milliseconds and knows no natural images. Its figures compare with each other and with
+    nothing else, hence the prefix `fidelity_random`.
+    """
+    with seeding.seeded(0, "random embedding"):
+        layers: list[nn.Module] = []
+        for inside, outside in ((3, 32), (32, 64), (64, 64)):
+            conv = nn.Conv2d(inside, outside, 5, stride=2, padding=2)
+            nn.init.orthogonal_(conv.weight, gain=2**0.5)
+            layers += [conv, nn.ReLU()]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten()).to(device).eval()
+
+    def embed(x: Tensor) -> tuple[Tensor, ...]:
+        return (network(x.to(device).float() / 127.5 - 1),)
+
+    return Embedding("fidelity_random", _digest(network.state_dict()), embed, has_logits=False)
+
+
+def inception_embedding(weights: Path | None, device: torch.device) -> Embedding:
+    """Return the FID Inception (2015-12-05) as torch-fidelity runs it: 2048 features, and logits if it has them.
+
+    Args:
+        weights: a state dict under torch-fidelity's names (.pth or .safetensors); None lets torch-fidelity
+            download its own.
+        device: where it runs.
+
+    Raises:
+        UserError: when the file is missing, unsafe to load, or not this network's.
+        OSError: when the download fails.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    names = ["2048", "logits_unbiased"]
+    if weights is None:
+        network = FeatureExtractorInceptionV3("inception-v3-compat", names)
+    else:
+        state = _safe_state(weights)
+        # torch-fidelity unpickles whatever file it is given: hand it one that holds tensors and nothing else.
+        with tempfile.TemporaryDirectory(prefix="dpib-") as folder:
+            copy = Path(folder) / "inception.pth"
+            torch.save(state, copy)
+            try:
+                network = FeatureExtractorInceptionV3(
+                    "inception-v3-compat", names, feature_extractor_weights_path=str(copy)
+                )
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"{weights} does not hold torch-fidelity's Inception weights: {reason}") from None
+    head = bool(torch.isfinite(network.fc.weight).all())
+    network = network.to(device)
+    return Embedding("fidelity", _digest(network.state_dict()), lambda x: network(x.to(device)), head)
+
+
+def _safe_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"Inception weights {path} do not exist: give eval.inception_weights a file, or none")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - whatever a hostile or broken file provokes, it is not loaded
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be loaded safely as weights: {reason}") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path} does not hold a dictionary of tensors")
+    return state
+
+
+def extract(embedding: Embedding, x: Tensor, batch: int, cache: Path, label: str) -> Features:
+    """Return the features of uint8 images [n, 1 or 3, h, w] (gray is repeated to RGB).
+
+    Finished blocks of 1000 images are kept in `cache` under the digest of their pixels, so that an
+    interrupted pass goes on where it was, and changed images are never mistaken for old ones.
+    """
+    blocks = []
+    for start in tqdm(range(0, len(x), _BLOCK), desc=f"features of {label}", unit="k", disable=None, leave=False):
+        block = x[start : start + _BLOCK].contiguous()
+        path = cache / f"{embedding.identity[:16]}-{hashlib.sha256(block.numpy().data).hexdigest()}.safetensors"
+        if not path.is_file():
+            parts = [embedding.network(_rgb(piece)) for piece in block.split(batch)]
+            named = dict(zip(("pool", "logits"), map(torch.cat, zip(*parts, strict=True)), strict=False))
+            with replacing(path) as temporary:
+                save_file({k: v.float().cpu().contiguous() for k, v in named.items()}, temporary)
+        blocks.append(load_file(path))
+    pool = torch.cat([b["pool"] for b in blocks])
+    return Features(pool, torch.cat([b["logits"] for b in blocks]) if embedding.has_logits else None)
+
+
+def _rgb(x: Tensor) -> Tensor:
+    return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        sha.update(name.encode())
+        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()

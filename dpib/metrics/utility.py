@@ -1,0 +1,117 @@
+"""Utility: classifiers trained on synthetic images, of whose epochs one is chosen elsewhere."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dpib import seeding
+from dpib.images import Images
+from dpib.nn.ema import MovingAverage
+from dpib.section import Positive, Section
+
+
+class Schedule(Section):
+    """How each classifier is trained."""
+
+    optimizer: Literal["adam", "sgd"]
+    lr: float = Field(gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
+    weight_decay: float = Field(default=0.0, ge=0)
+    epochs: Positive
+    batch: Positive
+    decay: float = Field(default=0.2, gt=0, le=1, description="step schedule: factor on lr")
+    decay_every: Positive = Field(default=20, description="step schedule: epochs between factors")
+    one_cycle: bool = Field(default=False, description="warm-up and cosine decay instead of steps")
+    ema: float = Field(default=0.9999, ge=0, lt=1)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The averaged classifier after one epoch; `predict` holds good until the next epoch is asked for."""
+
+    number: int
+    loss: float
+    predict: Callable[[Tensor], Tensor]
+
+
+def train_classifier(
+    network: nn.Module, images: Images, schedule: Schedule, seed: int, name: str, device: torch.device
+) -> Iterator[Epoch]:
+    """Train `network` on `images` from scratch, without augmentation, and yield every epoch.
+
+    Args:
+        network: maps float [n, c, h, w] in [-1, 1] to logits; trained in place.
+        images: the synthetic set.
+        schedule: optimizer, learning rate, epochs, batch and averaging.
+        seed: of the order of the batches and of dropout.
+        name: for the progress bar and the seed.
+        device: where it is trained.
+
+    Raises:
+        ValueError: when the images do not fill one batch.
+    """
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = MovingAverage(network, schedule.ema)
+    order = seeding.generator(seed, name, "batches")
+    per_epoch = len(images) // schedule.batch
+    if per_epoch == 0:
+        raise ValueError(f"{len(images)} synthetic images do not fill one batch of {schedule.batch}")
+    optimizer, scheduler = _optimizer(network, schedule, per_epoch)
+    bar = tqdm(total=schedule.epochs * per_epoch, desc=name, disable=None, leave=False)
+    for number in range(schedule.epochs):
+        network.train()
+        total = torch.zeros((), device=device)
+        permutation = torch.randperm(len(images), generator=order)
+        with seeding.seeded(seed, name, "dropout", number):
+            for index in permutation[: per_epoch * schedule.batch].split(schedule.batch):
+                batch = images.take(index)
+                loss = F.cross_entropy(network(_scaled(batch.x, device)), batch.y.to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                average.update(network)
+                total += loss.detach()
+                bar.update()
+        yield Epoch(number, float(total) / per_epoch, _predictor(average.network, device))
+    bar.close()
+
+
+def accuracy(correct: Tensor) -> float:
+    """Return the percentage of true values in a boolean tensor."""
+    return 100 * float(correct.double().mean())
+
+
+def _predictor(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    @torch.no_grad()
+    def predict(x: Tensor) -> Tensor:
+        return torch.cat([network(_scaled(piece, device)).argmax(1).cpu() for piece in x.split(500)])
+
+    return predict
+
+
+def _scaled(x: Tensor, device: torch.device) -> Tensor:
+    return (x.to(device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def _optimizer(
+    network: nn.Module, schedule: Schedule, per_epoch: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    optimizer: torch.optim.Optimizer
+    if schedule.optimizer == "adam":
+        optimizer = torch.optim.Adam(network.parameters(), schedule.lr, weight_decay=schedule.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(
+            network.parameters(), schedule.lr, schedule.momentum, weight_decay=schedule.weight_decay
+        )
+    if schedule.one_cycle:
+        steps = schedule.epochs * per_epoch
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.lr, total_steps=steps)
+    every = schedule.decay_every * per_epoch
+    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, every, schedule.decay)

@@ -1,0 +1,149 @@
+"""The append-only account of everything that was released about one sensitive data set.
+
+A charge is written to disk before its noise is drawn, so that a crash can never hide a release.
+Charging the same id again with the same content is the resumption of that release and costs nothing.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dpib.atomic import write_text
+from dpib.errors import UserError
+from dpib.privacy import accounting
+from dpib.privacy.events import Charge, Event, Relation, Scope
+
+_SLACK = 1 + 1e-9  # rounding of the accountant itself, not a tolerance for overspending
+
+
+class BudgetError(UserError):
+    """A charge that the budget, or the rules of the ledger, do not allow; nothing was released."""
+
+
+class Yardstick(BaseModel):
+    """A figure computed without noise, outside epsilon; see `Ledger.declare`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    scope: str
+    what: str
+
+
+class Account(BaseModel):
+    """The content of `privacy/ledger.json`."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    format: Literal["dpib-ledger-1"] = "dpib-ledger-1"
+    dataset: str
+    unit: Literal["one image with its label"] = "one image with its label"
+    relation: Relation
+    epsilon: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    scopes: dict[Scope, int]
+    events: list[Event] = []
+    yardstick: list[Yardstick] = []
+    tainted: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an account from JSON text that may come from anywhere.
+
+        Raises:
+            BudgetError: naming the first thing that is wrong with it.
+        """
+        try:
+            account = cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "text"
+            raise BudgetError(f"not a ledger of this format: {where}: {first['msg']}") from None
+        ids = [event.id for event in account.events]
+        if len(set(ids)) < len(ids):
+            raise BudgetError("not a ledger of this format: an event id occurs twice")
+        return account
+
+    def spent(self) -> float:
+        """Return the total epsilon at `delta`."""
+        return accounting.spent(self.events, self.delta)
+
+    def spent_by_scope(self) -> dict[str, float]:
+        """Return epsilon at `delta` for every scope that was touched."""
+        return accounting.by_scope(self.events, self.delta)
+
+
+class Ledger:
+    """An `Account` on disk; every change is durable before the call that made it returns."""
+
+    def __init__(self, account: Account, path: Path) -> None:
+        self.account = account
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path, account: Account) -> Self:
+        """Continue the ledger at `path`, or start there with `account` (fresh, or inherited from upstream).
+
+        Raises:
+            BudgetError: when the file belongs to another data set, budget or relation.
+        """
+        if path.exists():
+            found = Account.parse(path.read_text(encoding="utf-8"))
+            for key in ("dataset", "relation", "epsilon", "delta", "scopes"):
+                if getattr(found, key) != getattr(account, key):
+                    raise BudgetError(
+                        f"{path} was begun with {key} = {getattr(found, key)}, this run has "
+                        f"{getattr(account, key)}: use resume=false to start afresh"
+                    )
+            return cls(found, path)
+        ledger = cls(account, path)
+        ledger._store()
+        return ledger
+
+    def reserve(self, charges: Sequence[Charge], scope: Scope) -> None:
+        """Charge all of `charges`, or none: on return they are on disk and noise may be drawn.
+
+        Raises:
+            BudgetError: when the total would exceed the budget, or an id is already taken by
+                another charge.
+        """
+        known = {event.id: event for event in self.account.events}
+        fresh: list[Event] = []
+        for charge in charges:
+            event = charge.event(scope, self.account.scopes[scope], self.account.relation)
+            if known.get(event.id, event) != event:
+                raise BudgetError(f"the ledger already holds another event with id {event.id!r}")
+            if event.id not in known:
+                fresh.append(event)
+        total = accounting.spent([*self.account.events, *fresh], self.account.delta)
+        if total > self.account.epsilon * _SLACK:
+            names = ", ".join(event.id for event in fresh)
+            raise BudgetError(
+                f"{names} would bring epsilon to {total:.4g}, over the budget of {self.account.epsilon:g}: "
+                "raise epsilon or the noise"
+            )
+        if fresh:
+            self.account.events.extend(fresh)
+            self._store()
+
+    def declare(self, name: str, scope: str, what: str) -> None:
+        """Write down that an un-noised figure on real images is about to be computed."""
+        entry = Yardstick(name=name, scope=scope, what=what)
+        if entry not in self.account.yardstick:
+            self.account.yardstick.append(entry)
+            self._store()
+
+    def taint(self) -> None:
+        """Mark everything in this ledger as not private (its noise came from a known seed)."""
+        if not self.account.tainted:
+            self.account.tainted = True
+            self._store()
+
+    def _store(self) -> None:
+        write_text(self.path, self.json())
+
+    def json(self) -> str:
+        """Return the account as JSON text."""
+        return self.account.model_dump_json(indent=2)

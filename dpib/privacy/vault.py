@@ -1,0 +1,161 @@
+"""One scope of one sensitive data set, behind a door: what leaves is clipped, charged and noised.
+
+Every release follows the same order: the charge is written to the ledger, then noise is drawn, then the
+noised value is written to disk, then it is returned. After a crash the value on disk is returned again;
+a value that never reached the disk was never seen, and is drawn anew under the charge already made.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dpib.atomic import replacing
+from dpib.images import Images
+from dpib.privacy.events import Charge, Scope
+from dpib.privacy.ledger import BudgetError, Ledger
+from dpib.privacy.rng import NoiseSource
+
+
+class Feature(Protocol):
+    """A vector-valued feature of one record, meant to have Euclidean norm at most 1."""
+
+    def norms(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the norm of every record's feature, float [batch]."""
+
+    def weighted_sum(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Return the sum over the batch of `weights` times feature, without a row per record."""
+
+
+Predictor = Callable[[Tensor], Tensor]
+"""Maps uint8 images [n, c, h, w] to predicted labels int64 [n]."""
+
+
+class Vault:
+    """Guards `images`; releases only what `plan` foresees and `ledger` can pay for.
+
+    Args:
+        images: the sensitive records of this scope.
+        scope: `train` or `val`.
+        ledger: the account that is charged.
+        plan: calibrated charges, by whose names releases are asked for.
+        noise: the source of privacy noise.
+        folder: where finished releases are kept for resumption (private: counts may stand there too).
+        batch: records processed at a time; bounds memory and changes no result.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        scope: Scope,
+        ledger: Ledger,
+        plan: Sequence[Charge],
+        noise: NoiseSource,
+        folder: Path,
+        batch: int = 1000,
+    ) -> None:
+        if len(images) != ledger.account.scopes[scope]:
+            raise BudgetError(
+                f"the ledger speaks of {ledger.account.scopes[scope]} {scope} records, the data has {len(images)}"
+            )
+        self._images = images
+        self._scope: Scope = scope
+        self._ledger = ledger
+        self._plan = {charge.name: charge for charge in plan}
+        self._noise = noise
+        self._folder = folder
+        self._batch = batch
+        self._counts: dict[str, int] = {}
+        if noise.tainted:
+            ledger.taint()
+
+    @property
+    def n(self) -> int:
+        """The number of records in this scope; public under zero-out neighbours."""
+        return len(self._images)
+
+    def release_sum(self, name: str, feature: Feature) -> Tensor:
+        """Release the sum over records of a feature with norm at most 1, plus N(0, sigma^2) noise.
+
+        A record whose norm exceeds 1 is scaled down to it, and one whose norm is not finite counts
+        as null, so that the sensitivity is 1 whatever the records are.
+
+        Returns:
+            float64 of the feature's shape.
+
+        Raises:
+            BudgetError: when `name` is not in the plan or cannot be paid for.
+        """
+        charge = self._planned(name, "gaussian")
+        saved = self._finished(name)
+        if saved is not None:
+            return saved
+        assert charge.sigma is not None
+        self._ledger.reserve([charge], self._scope)
+        total = self._clipped_sum(feature, charge.rate)
+        noisy = total + charge.sigma * self._noise.normal(tuple(total.shape))
+        if not torch.isfinite(noisy).all():
+            raise BudgetError(f"release {name!r} overflowed; nothing was released")
+        return self._finish(name, noisy)
+
+    def _clipped_sum(self, feature: Feature, rate: float) -> Tensor:
+        total: Tensor | None = None
+        for chunk in self._images.chunks(self._batch):
+            norms = feature.norms(chunk.x, chunk.y)
+            weights = torch.where(torch.isfinite(norms), 1 / norms.clamp(min=1), 0)
+            if rate < 1:
+                weights = weights * self._noise.bernoulli(len(chunk), rate).to(weights)
+            # float64: the sum over a large set must not add rounding of its own to the sensitivity.
+            part = feature.weighted_sum(chunk.x, chunk.y, weights).to("cpu", torch.float64)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def score(self, candidate: str, predictor: Predictor) -> None:
+        """Count the records that `predictor` gets right; the count stays inside (see `select`)."""
+        correct = 0
+        for chunk in self._images.chunks(self._batch):
+            correct += int((predictor(chunk.x) == chunk.y).sum())
+        self._counts[candidate] = correct
+
+    def select(self, name: str, candidates: Sequence[str]) -> str:
+        """Release which candidate has (about) the highest count: report-noisy-max, the index only.
+
+        One record changes every count by at most 1 and, under zero-out, all in one direction, so
+        Laplace noise of scale 1/epsilon suffices for any number of candidates (Dwork and Roth 2014,
+        Claim 3.9); under replace-one it takes 2/epsilon.
+
+        Raises:
+            BudgetError: when `name` is not in the plan or cannot be paid for.
+        """
+        charge = self._planned(name, "noisy_max")
+        saved = self._finished(name)
+        if saved is not None:
+            return candidates[int(saved)]
+        assert charge.epsilon is not None
+        counts = torch.tensor([self._counts[c] for c in candidates], dtype=torch.float64)
+        self._ledger.reserve([charge], self._scope)
+        moves = 1 if self._ledger.account.relation == "zero_out" else 2
+        winner = torch.argmax(counts + self._noise.laplace(len(candidates), moves / charge.epsilon))
+        return candidates[int(self._finish(name, winner))]
+
+    def _planned(self, name: str, kind: str) -> Charge:
+        charge = self._plan.get(name)
+        if charge is None or charge.kind != kind:
+            raise BudgetError(f"no {kind} release named {name!r} is planned for scope {self._scope!r}")
+        return charge
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{self._scope}-{name.replace('/', '-')}.safetensors"
+
+    def _finished(self, name: str) -> Tensor | None:
+        path = self._file(name)
+        return load_file(path)["value"] if path.exists() else None
+
+    def _finish(self, name: str, value: Tensor) -> Tensor:
+        with replacing(self._file(name)) as temporary:
+            save_file({"value": value.contiguous()}, temporary)
+        return value

@@ -1,0 +1,203 @@
+"""Run one stage as one tracked run: reuse it if it is there, resume it if it was cut off, else do it."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+
+from dpib import checkpoint
+from dpib.checkpoint import State
+from dpib.config import Config
+from dpib.config.fingerprint import fingerprint
+from dpib.data.catalog import Card, home
+from dpib.grids import grid
+from dpib.images import Images
+from dpib.tracking import Run, Store
+from dpib.workspace import Seen, Workspace
+
+SNAPSHOT = "checkpoints/snapshot.safetensors"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished stage: its run, and its final metrics."""
+
+    run_id: str
+    metrics: dict[str, float]
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What `execute` must know of a stage.
+
+    `work` gets the workspace's folders and a log, writes artifacts, and returns final metrics. `inputs`
+    are what it consumes (run ids, file digests). `private_snapshot` keeps its snapshots off the store.
+    """
+
+    name: str
+    work: Callable[[Path, Path, "StageLog"], dict[str, float]]
+    inputs: tuple[str, ...] = ()
+    contexts: Mapping[str, Card] = field(default_factory=dict)
+    digest: Callable[[], str] | None = None
+    private: bool = True
+    private_snapshot: bool = False
+
+
+class StageLog:
+    """The `Log` of a running stage: tracked curves and grids, a log file, snapshots."""
+
+    def __init__(self, run: Run, workspace: Workspace, snapshot: Path) -> None:
+        self.run = run
+        self._workspace = workspace
+        self._snapshot = snapshot
+        self._file = workspace.artifacts / "logs" / "stage.log"
+        self._file.parent.mkdir(exist_ok=True)
+
+    def say(self, text: str) -> None:
+        """Print a line and keep it in `logs/stage.log`."""
+        print(text, file=sys.stderr, flush=True)
+        with self._file.open("a", encoding="utf-8") as handle:
+            handle.write(text + "\n")
+
+    def curve(self, name: str, value: float, step: int) -> None:
+        """Track a number by step."""
+        self.run.curve(name, value, step)
+
+    def grid(self, name: str, images: Images, step: int) -> None:
+        """Track a grid of synthetic images by step, ten to a row."""
+        self.run.image(name, grid(images.x, 10), step)
+
+    def save(self, state: State) -> None:
+        """Replace the snapshot."""
+        checkpoint.save(self._snapshot, state)
+        self._workspace.pause()
+
+    def restored(self) -> State | None:
+        """Return the snapshot of an interrupted attempt."""
+        return checkpoint.load(self._snapshot) if self._snapshot.is_file() else None
+
+
+def execute(stage: Stage, config: Config, card: Card, store: Store, parent: str | None = None) -> Result:
+    """Return the finished `stage`: an earlier run of the same fingerprint, a resumed one, or a new one.
+
+    Raises:
+        UserError: what the stage raises, after its run was closed as FAILED.
+    """
+    key = fingerprint(stage.name, config, card, stage.inputs)
+    experiment = store.experiment(card.name, card.title)
+    seen = Seen(home())
+    digest = stage.digest() if stage.digest is not None else None
+    if config.reuse:
+        found = store.find(experiment, stage.name, key)
+        if found is not None and digest is not None and seen.differs(found, digest):
+            print(f"{stage.name}: run {found} saw other images under this name; not reused", file=sys.stderr)
+        elif found is not None:
+            print(f"{stage.name}: reusing run {found} (reuse=false forces a new one)", file=sys.stderr)
+            return Result(found, store.metrics(found), reused=True)
+    with Workspace(home() / "work", f"{stage.name}-{key[:20]}") as workspace:
+        run = _open(stage, config, card, store, workspace, (experiment, key, parent))
+        snapshot = (
+            workspace.private / "snapshot.safetensors" if stage.private_snapshot else workspace.artifacts / SNAPSHOT
+        )
+        with _closing(run, workspace):
+            metrics = stage.work(workspace.artifacts, workspace.private, StageLog(run, workspace, snapshot))
+            metrics[f"time/{stage.name}"] = workspace.seconds()
+            if digest is not None:
+                seen.record(run.id, digest)
+            run.artifacts(workspace.artifacts)
+            run.final(metrics)
+        workspace.remove()
+    return Result(run.id, metrics)
+
+
+def _open(
+    stage: Stage,
+    config: Config,
+    card: Card,
+    store: Store,
+    workspace: Workspace,
+    where: tuple[str, str, str | None],
+) -> Run:
+    """Return the run to work in: the interrupted one where there is one to resume, else a new one."""
+    experiment, key, parent = where
+    notes = workspace.notes
+    run = None
+    if notes and config.resume and notes["uri"] == store.uri:
+        run = store.resume(notes["run_id"])
+    if run is not None:
+        print(f"{stage.name}: resuming run {run.id} (resume=false starts afresh)", file=sys.stderr)
+        return run
+    if notes and not config.resume:
+        if notes["uri"] == store.uri:
+            store.close(notes["run_id"])
+        workspace.clear()
+    run = store.begin(experiment, run_name(stage.name, config, card, parent), _tags(stage, config, card, key), parent)
+    workspace.note(run_id=run.id, uri=store.uri)
+    run.params(config.flat())
+    for context, used in stage.contexts.items():
+        run.dataset(used.name, used.homepage, context)
+    run.text(yaml.safe_dump(config.nested(), sort_keys=False), "config.yaml")
+    return run
+
+
+def run_name(stage: str, config: Config, card: Card, parent: str | None) -> str:
+    """Return `<method>-<dataset>-eps<e>-s<seed>[-<note>]`, or the stage's name for a child run."""
+    if parent is not None:
+        return stage
+    if stage in ("prepare", "baseline"):
+        name = f"{stage}-{card.name}-s{config.seed}"
+    else:
+        name = f"{config.method}-{card.name}-eps{config.epsilon:g}-s{config.seed}"
+    return f"{name}-{config.note}" if config.note else name
+
+
+def _tags(stage: Stage, config: Config, card: Card, key: str) -> dict[str, str]:
+    tags = {
+        "dpib.stage": stage.name,
+        "dpib.dataset": card.name,
+        "dpib.method": stage.name if stage.name in ("prepare", "baseline") else config.method,
+        "dpib.fingerprint": key,
+        "dpib.private": str(stage.private and config.unsafe_noise_seed is None).lower(),
+    }
+    if config.note:
+        tags["mlflow.note.content"] = config.note
+    return tags
+
+
+@contextmanager
+def _closing(run: Run, workspace: Workspace) -> Iterator[None]:
+    """End the run as what happened inside: FINISHED, FAILED with its reason, or KILLED."""
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        workspace.pause()
+        run.finish("KILLED")
+        raise
+    except BaseException as error:
+        workspace.pause()
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        run.tag({"dpib.error": reason[:500]})
+        run.finish("FAILED")
+        raise
+    else:
+        run.finish()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(*_: object) -> None:
+    """Treat a polite request to end like Ctrl-C: the stage can be resumed."""
+    raise KeyboardInterrupt
+
+
+def device_of(config: Config) -> torch.device:
+    """Return the configured device; `auto` is the GPU where there is one."""
+    wanted = config.device
+    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")

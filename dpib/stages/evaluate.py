@@ -1,0 +1,131 @@
+"""Evaluate: how useful and how faithful a synthetic set is, selection charged to its ledger."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpib.atomic import write_text
+from dpib.config import Config
+from dpib.data.catalog import Card
+from dpib.errors import UserError
+from dpib.images import Images
+from dpib.privacy import statement
+from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.vault import Predictor
+from dpib.privacy.yardstick import Yardstick
+from dpib.sensitive import Sensitive
+from dpib.stages import judge
+from dpib.stages.fidelity import fidelity
+from dpib.stages.train import LEDGER, STATEMENT, spent_metrics
+from dpib.synthesizer import Log
+
+REPORT = "report.json"
+
+
+def evaluate(
+    config: Config,
+    card: Card,
+    sensitive: Sensitive,
+    images: Images,
+    account: Account,
+    device: torch.device,
+    artifacts: Path,
+    private: Path,
+    log: Log,
+) -> dict[str, float]:
+    """Judge `images`; write `report.json` and `privacy/*`; return the final metrics.
+
+    Args:
+        config: the run's configuration; `eval` says how.
+        card: of the sensitive data set.
+        sensitive: its vaults and yardsticks.
+        images: the synthetic set, in the card's shape.
+        account: the ledger so far: what making the images cost, or nothing.
+        device: where classifiers and embeddings run.
+        artifacts: where artifacts go.
+        private: where finished releases and validation counts are kept until the stage is done.
+        log: curves and snapshots.
+    """
+    ledger = Ledger.open(artifacts / LEDGER, account)
+    metrics, report = _utility(config, card, sensitive, images, ledger, device, private, log)
+    if config.yardstick == "all":
+        figures, more = fidelity(config, sensitive, images, ledger, device, private, log)
+        metrics |= figures
+        report |= more
+    else:
+        log.say("evaluate: yardstick=none, so no figure on real images is computed without noise")
+    metrics |= spent_metrics(ledger.account)
+    report["privacy"] = json.loads(ledger.json())
+    write_text(artifacts / REPORT, json.dumps({"metrics": metrics, **report}, indent=2))
+    write_text(artifacts / STATEMENT, statement.render(ledger.account))
+    return metrics
+
+
+def _utility(
+    config: Config,
+    card: Card,
+    sensitive: Sensitive,
+    images: Images,
+    ledger: Ledger,
+    device: torch.device,
+    private: Path,
+    log: Log,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    mode = config.eval.mode
+    plan = judge.selection_plan(config.eval, ledger.account.epsilon) if mode == "val" else ()
+    vault = sensitive.vault("val", ledger, plan, private) if mode == "val" else None
+    if vault is not None:
+        ledger.reserve(plan, "val")
+    yardstick = sensitive.yardstick("test", ledger) if config.yardstick == "all" else None
+    if mode == "sen" and yardstick is None:
+        raise UserError("eval.mode=sen selects on test images, which yardstick=none forbids")
+    found = judge.race(
+        config, card, images, device, log,
+        score=vault.score if vault is not None else None,
+        test=tester(yardstick) if yardstick is not None else None,
+    )  # fmt: skip
+    if vault is not None:
+        winners = {name: vault.select(f"select/{name}", group) for name, group in found.groups().items()}
+    else:
+        winners = found.best(found.syn if mode == "syn" else found.test)
+    return _summary(config, card, found, winners, yardstick, log)
+
+
+def tester(yardstick: Yardstick) -> Callable[[str, Predictor], Tensor]:
+    """Return a function that compares a predictor with the real test labels: bool [n]."""
+
+    def test(candidate: str, predict: Predictor) -> Tensor:
+        what = "accuracy of the trained classifiers on real test images"
+        return yardstick.measure("utility", what, lambda real: predict(real.x) == real.y)
+
+    return test
+
+
+def _summary(
+    config: Config,
+    card: Card,
+    found: judge.Race,
+    winners: Mapping[str, str],
+    yardstick: Yardstick | None,
+    log: Log,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return what of the race may be seen: the selected candidates, and all of it only where asked for."""
+    metrics: dict[str, float] = {}
+    if yardstick is not None:
+        figures = judge.utility_metrics(found, winners)
+        # Selection on the test images is no measurement of anything but that selection.
+        oracle = config.eval.mode == "sen"
+        metrics |= {f"oracle/{name}" if oracle else name: value for name, value in figures.items()}
+        metrics["utility/n_test"] = float(yardstick.n)
+        if config.oracle or oracle:
+            for candidate, value in found.test.items():
+                name, _, epoch = candidate.partition("/")
+                log.curve(f"oracle/{name}/test_accuracy", value, int(epoch))
+    failed = judge.diverged(found, len(card.classes))
+    for name in failed:
+        log.say(f"evaluate: warning: {name} did not learn the synthetic images; its accuracy is that of a failed fit")
+    return metrics, {"selected": dict(winners), "selection": config.eval.mode, "diverged": failed}

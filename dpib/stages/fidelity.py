@@ -1,0 +1,84 @@
+"""The fidelity half of evaluation: one feature pass over synthetic and real images, then every metric."""
+
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+
+from dpib import registry, seeding
+from dpib.config import Config
+from dpib.data.catalog import home
+from dpib.images import Images
+from dpib.metrics.features import Embedding, Features, extract, inception_embedding, random_embedding
+from dpib.metrics.fidelity import Unavailable
+from dpib.privacy.ledger import Ledger
+from dpib.sensitive import Sensitive
+from dpib.synthesizer import Log
+
+
+def fidelity(
+    config: Config,
+    sensitive: Sensitive,
+    images: Images,
+    ledger: Ledger,
+    device: torch.device,
+    private: Path,
+    log: Log,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the fidelity metrics with their sample counts, and for the report what is absent and why.
+
+    Real features are cached in DPIB_HOME on this machine; synthetic ones in `private`, for resumption.
+    """
+    settings = config.eval
+    embedding = choose_embedding(config, device, log)
+    chosen = subset(images, settings.max_synthetic, config.seed)
+    synthetic = extract(embedding, chosen.x, settings.batch, private / "features", "synthetic images")
+    metrics = {f"{embedding.prefix}/n_synthetic": float(len(synthetic))}
+    absent: dict[str, str] = {}
+    for reference in settings.references:
+        suffix = "" if reference == "train" else "_test"
+
+        def embed(real: Images, reference: str = reference) -> Features:
+            part = subset(real, settings.max_real, config.seed)
+            cache = home() / "cache" / "features"
+            return extract(embedding, part.x, settings.batch, cache, f"real {reference} images")
+
+        what = f"distance between synthetic and real {reference} images ({', '.join(settings.metrics)})"
+        real = sensitive.yardstick(reference, ledger).measure("fidelity", what, embed)
+        metrics[f"{embedding.prefix}/n_real{suffix}"] = float(len(real))
+        for name in settings.metrics:
+            try:
+                values = registry.load("metric", name)(synthetic, real)
+            except Unavailable as reason:
+                absent[name + suffix] = str(reason)
+                log.say(f"evaluate: {name}{suffix} is absent: {reason}")
+                continue
+            metrics |= {f"{embedding.prefix}/{key}{suffix}": value for key, value in values.items()}
+    return metrics, {
+        "absent": absent,
+        "embedding": {"prefix": embedding.prefix, "sha256": embedding.identity},
+    }
+
+
+def choose_embedding(config: Config, device: torch.device, log: Log) -> Embedding:
+    """Return the configured embedding; the random one, with a warning, where Inception cannot be had."""
+    if config.eval.embedding == "random":
+        return random_embedding(device)
+    weights = config.eval.inception_weights
+    try:
+        return inception_embedding(Path(weights) if weights else None, device)
+    except (URLError, OSError) as error:
+        log.say(
+            f"evaluate: warning: no Inception weights ({error}): FID and the like are NOT computed. A random "
+            "embedding stands in under the names fidelity_random/*; give -P eval.inception_weights=<file>"
+        )
+        return random_embedding(device)
+
+
+def subset(images: Images, most: int | None, seed: int) -> Images:
+    """Return at most `most` images, drawn by the seed."""
+    if most is None or len(images) <= most:
+        return images
+    order = torch.randperm(len(images), generator=seeding.generator(seed, "fidelity", len(images)))
+    return images.take(order[:most].sort().values)

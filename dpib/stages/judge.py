@@ -1,0 +1,144 @@
+"""Train the classifiers and choose among their epochs: the half of evaluation that may spend budget."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean, pstdev
+
+import torch
+from torch import Tensor, nn
+
+from dpib import seeding
+from dpib.config import Config
+from dpib.config.schema import Eval
+from dpib.data.catalog import Card
+from dpib.images import Images
+from dpib.metrics.utility import Epoch, accuracy, train_classifier
+from dpib.nn import classifiers
+from dpib.privacy.events import Charge
+from dpib.privacy.vault import Predictor
+from dpib.synthesizer import Log
+
+JOINT = "best"
+
+
+@dataclass
+class Race:
+    """Every epoch of every classifier is a candidate `<classifier>/<epoch>`.
+
+    `syn` and `test` are accuracies in percent on held-out synthetic and on real test images; `losses` the
+    training losses. All are un-noised: what of them may be seen is the caller's business.
+    """
+
+    syn: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+
+    def groups(self) -> dict[str, list[str]]:
+        """Return the candidates of each selection: one per classifier, and the joint one over all."""
+        own: dict[str, list[str]] = {}
+        for candidate in self.losses:
+            own.setdefault(candidate.partition("/")[0], []).append(candidate)
+        return {**own, JOINT: list(self.losses)}
+
+    def best(self, scores: Mapping[str, float]) -> dict[str, str]:
+        """Return the candidate with the highest score in each group; the earliest of equals."""
+        return {name: max(group, key=lambda c: scores[c]) for name, group in self.groups().items()}
+
+
+def selection_plan(settings: Eval, epsilon: float) -> tuple[Charge, ...]:
+    """Return the selections on validation images: equal shares of epsilon, the joint one included."""
+    names = [*_names(settings), JOINT]
+    share = epsilon / len(names)
+    return tuple(
+        Charge(
+            f"select/{name}",
+            "noisy_max",
+            f"which epoch{' and classifier' if name == JOINT else f' of {name}'} is most accurate on held-out images",
+            epsilon=share,
+        )
+        for name in names
+    )
+
+
+def race(
+    config: Config,
+    card: Card,
+    images: Images,
+    device: torch.device,
+    log: Log,
+    score: Callable[[str, Predictor], None] | None,
+    test: Callable[[str, Predictor], Tensor] | None,
+) -> Race:
+    """Train the configured classifiers on `images` and put every epoch to the start.
+
+    Args:
+        config: the run's configuration.
+        card: of the sensitive data set.
+        images: the synthetic set.
+        device: where to train.
+        log: finished classifiers are kept in its snapshot, so that a killed run does not repeat them.
+        score: counts a candidate's hits on validation images inside the vault, or None.
+        test: returns a candidate's hits on test images (bool [n]), or None.
+    """
+    fitted, held = hold_out(config, images)
+    found = Race()
+    restored = log.restored()
+    if restored is not None:
+        found = Race(**restored["race"])
+    done = set(found.groups()) - {JOINT}
+    for name in _names(config.eval):
+        if name in done:
+            log.say(f"evaluate: {name} was finished before the interruption")
+            continue
+        network = _network(config, card, name)
+        for epoch in train_classifier(network, fitted, config.eval.schedule, config.seed, name, device):
+            candidate = f"{name}/{epoch.number}"
+            found.losses[candidate] = epoch.loss
+            found.syn[candidate] = accuracy(epoch.predict(held.x) == held.y)
+            if score is not None:
+                score(candidate, epoch.predict)
+            if test is not None:
+                found.test[candidate] = accuracy(test(candidate, epoch.predict))
+            _tell(log, name, epoch, found.syn[candidate])
+        log.save({"race": {"syn": found.syn, "test": found.test, "losses": found.losses}})
+    return found
+
+
+def hold_out(config: Config, images: Images) -> tuple[Images, Images]:
+    """Shuffle the synthetic images and return (those that train, those held out), within `eval.images`."""
+    order = torch.randperm(len(images), generator=seeding.generator(config.seed, "evaluate", "split"))
+    held = max(1, round(len(images) * config.eval.syn_holdout))
+    fitted = order[held:] if config.eval.images is None else order[held : held + config.eval.images]
+    return images.take(fitted), images.take(order[:held])
+
+
+def utility_metrics(found: Race, winners: Mapping[str, str]) -> dict[str, float]:
+    """Return the test accuracies of the selected candidates, under their contract names."""
+    each = {name: found.test[c] for name, c in winners.items() if name != JOINT}
+    metrics = {f"utility/{name}/accuracy": value for name, value in each.items()}
+    metrics["utility/accuracy_best"] = found.test[winners[JOINT]]
+    metrics["utility/accuracy_mean"] = fmean(each.values())
+    metrics["utility/accuracy_std"] = pstdev(each.values())
+    return metrics
+
+
+def diverged(found: Race, classes: int) -> list[str]:
+    """Return the classifiers that did not learn the synthetic images themselves: near chance at every epoch."""
+    chance = 100 / classes
+    groups = {name: group for name, group in found.groups().items() if name != JOINT}
+    return [name for name, group in groups.items() if max(found.syn[c] for c in group) < 1.5 * chance]
+
+
+def _names(settings: Eval) -> list[str]:
+    return [name for name, value in settings.classifiers if value is not None]
+
+
+def _network(config: Config, card: Card, name: str) -> nn.Module:
+    with seeding.seeded(config.seed, "evaluate", name):
+        return classifiers.build(config.eval.classifiers, card.shape[0], len(card.classes))[name]
+
+
+def _tell(log: Log, name: str, epoch: Epoch, syn: float) -> None:
+    log.curve(f"utility/{name}/loss", epoch.loss, epoch.number)
+    log.curve(f"utility/{name}/synthetic_accuracy", syn, epoch.number)
+    log.say(f"evaluate: {name} epoch {epoch.number + 1}: loss {epoch.loss:.4f}, synthetic accuracy {syn:.1f}")

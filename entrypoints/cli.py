@@ -1,0 +1,87 @@
+"""What the entry points share: dotted keys from argv, one-line errors, and what is printed at the end."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from dpib.errors import UserError, explain_os_error
+from dpib.runner import Result
+from dpib.tracking import Store
+
+UI_ADDRESS = "http://127.0.0.1:5000"
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def entry(command: Command) -> click.Command:
+    """Make a click command that accepts every configuration key and reports user errors in one line."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except UserError as error:
+            raise click.ClickException(" ".join(str(error).split())) from None
+        except OSError as error:
+            reason = explain_os_error(error)
+            if reason is None:
+                raise
+            raise click.ClickException(reason) from None
+        except KeyboardInterrupt:
+            print("stopped; the same command resumes it", file=sys.stderr)
+            sys.exit(130)
+
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+    guarded = click.argument("keys", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")(guarded)
+    return click.command(context_settings=settings)(guarded)
+
+
+def overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """Return `--train.lr 0.003` or `--train.lr=0.003` as ``{"train.lr": "0.003"}``.
+
+    Raises:
+        UserError: for anything else, and for a key that is given twice.
+    """
+    found: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise UserError(f"cannot read {word!r}: write --key value, or -P key=value with mlflow run")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise UserError(f"--{key} has no value")
+            value = rest.pop(0)
+        if key in found:
+            raise UserError(f"{key} is given twice")
+        found[key] = value
+    return found
+
+
+def given(value: str) -> str | None:
+    """Return an optional parameter of the MLproject file, or None for its default `none`."""
+    return None if value == "none" else value
+
+
+def open_store() -> Store:
+    """Return the tracking store, after closing runs that a killed process left behind."""
+    store = Store()
+    for run_id in store.reap():
+        print(f"closed run {run_id}: its process is gone", file=sys.stderr)
+    return store
+
+
+def show(name: str, result: Result) -> None:
+    """Print a stage's run id and final metrics."""
+    print(f"\n{name} run {result.run_id}{' (reused)' if result.reused else ''}")
+    for key, value in sorted(result.metrics.items()):
+        print(f"  {key:32} {value:.6g}")
+
+
+def server_address(store: Store) -> str:
+    """Return where the runs can be looked at: the tracking server, or the address that `make ui` serves."""
+    return store.uri if store.uri.startswith(("http://", "https://")) else UI_ADDRESS

@@ -1,0 +1,66 @@
+"""Train, generate and evaluate as nested runs under one run, and print a summary."""
+
+from pathlib import Path
+
+import click
+
+from dpib.config import compose
+from dpib.data.catalog import Card
+from dpib.pipeline import run_main
+from dpib.runner import Result
+from dpib.runs_view import address
+from dpib.stages.generate import SAMPLE
+from dpib.tracking import Store
+from entrypoints import cli
+
+
+@cli.entry
+def main(keys: tuple[str, ...]) -> None:
+    """Run the whole benchmark for one method, data set and epsilon."""
+    config, card = compose(cli.overrides(keys))
+    store = cli.open_store()
+    result = run_main(config, card, store)
+    click.echo(f"\n{config.method} on {card.title}, profile {config.profile}: run {result.run_id}")
+    click.echo(summary(result, card, store))
+
+
+def summary(result: Result, card: Card, store: Store) -> str:
+    """Return what was spent, how good it is, where the picture is, and how to look at the runs."""
+    m = result.metrics
+    lines = []
+    if "privacy/epsilon" in m:
+        parts = [f"{k} {m[f'privacy/epsilon_{k}']:.4g}" for k in ("train", "selection") if f"privacy/epsilon_{k}" in m]
+        lines.append(
+            f"privacy   epsilon {m['privacy/epsilon']:.4g} ({', '.join(parts)}), delta {m['privacy/delta']:.3g}"
+        )
+    else:
+        lines.append("privacy   NOT private (fixed noise seed)")
+    own = [k for k in m if k.startswith("utility/") and k.endswith("/accuracy")]
+    if "utility/accuracy_best" in m:
+        each = ", ".join(f"{k.split('/')[1]} {m[k]:.1f}" for k in own)
+        lines.append(
+            f"utility   {each}; best by DP selection {m['utility/accuracy_best']:.1f} % "
+            f"of {m['utility/n_test']:.0f} test images"
+        )
+    for prefix, remark in (
+        ("fidelity", ""),
+        ("fidelity_random", " (random embedding: not comparable with published FID)"),
+    ):
+        figures = [k for k in sorted(m) if k.startswith(f"{prefix}/") and "/n_" not in k]
+        if figures:
+            values = ", ".join(f"{k.split('/')[1]} {m[k]:.4g}" for k in figures)
+            counts = f"{m[f'{prefix}/n_synthetic']:.0f} synthetic, {m.get(f'{prefix}/n_real', 0):.0f} real"
+            lines.append(f"fidelity  {values} ({counts}){remark}")
+    picture = store.fetch(result.run_id, str(SAMPLE))
+    lines.append(f"picture   {_near(picture)}")
+    lines.append("runs      make ui")
+    lines.append(f"          {address(cli.server_address(store), store.experiment(card.name, card.title))}")
+    return "\n".join(lines)
+
+
+def _near(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+if __name__ == "__main__":
+    main()

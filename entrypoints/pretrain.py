@@ -1,0 +1,16 @@
+"""Pretrain a synthesizer on public images."""
+
+from dpib.config import compose
+from dpib.pipeline import run_pretrain
+from entrypoints import cli
+
+
+@cli.entry
+def main(keys: tuple[str, ...]) -> None:
+    """Pretrain on `public`; the run serves every later training with the same network."""
+    config, card = compose(cli.overrides(keys))
+    cli.show("pretrain", run_pretrain(config, card, cli.open_store()))
+
+
+if __name__ == "__main__":
+    main()

@@ -53,6 +53,18 @@ class Store:
         self._client.set_experiment_tag(found_id, f"mlflow.sharedViewState.{VIEW_NAME}", view_state())
         return str(found_id)
 
+    def newest_experiment(self) -> str:
+        """Return the id of the dpib experiment with the newest run.
+
+        Raises:
+            UserError: when there is none yet.
+        """
+        ids = [e.experiment_id for e in self._client.search_experiments(filter_string="name LIKE 'dpib-%'")]
+        runs = self._client.search_runs(ids, max_results=1, order_by=["attributes.start_time DESC"]) if ids else []
+        if not runs:
+            raise UserError(f"no runs at {self.uri} yet: make run makes one")
+        return str(runs[0].info.experiment_id)
+
     def begin(self, experiment: str, name: str, tags: Mapping[str, str], parent: str | None) -> "Run":
         """Start a run; at top level the run that `mlflow run` made for us is taken over (see `_launcher`)."""
         launcher = None if parent else self._launcher()

@@ -11,8 +11,6 @@ from dpib.errors import UserError, explain_os_error
 from dpib.runner import Result
 from dpib.tracking import Store
 
-UI_ADDRESS = "http://127.0.0.1:5000"
-
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -82,6 +80,6 @@ def show(name: str, result: Result) -> None:
         print(f"  {key:32} {value:.6g}")
 
 
-def server_address(store: Store) -> str:
-    """Return where the runs can be looked at: the tracking server, or the address that `make ui` serves."""
-    return store.uri if store.uri.startswith(("http://", "https://")) else UI_ADDRESS
+def is_server(store: Store) -> bool:
+    """Return whether runs go to a tracking server rather than a local file."""
+    return store.uri.startswith(("http://", "https://"))

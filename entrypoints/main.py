@@ -53,8 +53,11 @@ def summary(result: Result, card: Card, store: Store) -> str:
             lines.append(f"fidelity  {values} ({counts}){remark}")
     picture = store.fetch(result.run_id, str(SAMPLE))
     lines.append(f"picture   {_near(picture)}")
-    lines.append("runs      make ui")
-    lines.append(f"          {address(cli.server_address(store), store.experiment(card.name, card.title))}")
+    experiment = store.experiment(card.name, card.title)
+    if cli.is_server(store):
+        lines.append(f"runs      {address(store.uri, experiment)}")
+    else:
+        lines.append(f"runs      make ui, then {address('http://127.0.0.1:5000', experiment)}")
     return "\n".join(lines)
 
 

@@ -165,9 +165,12 @@ def _build(tree: Mapping[str, Any]) -> Config:
     known = [*common, *dotted_keys(settings)]
     rest = {key: value for key, value in tree.items() if key not in Config.model_fields}
     recipe = validated(settings, rest, "configuration", known)
-    return validated(
+    config = validated(
         Config,
         {**{k: v for k, v in tree.items() if k in Config.model_fields}, "recipe": recipe},
         "configuration",
         known,
     )
+    for metric in config.eval.metrics:
+        registry.load("metric", metric)  # a misspelt metric is refused now, not after the training
+    return config

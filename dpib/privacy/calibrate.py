@@ -37,8 +37,11 @@ def solve(
 
     if cost(1e6) > epsilon:
         raise ValueError(f"nothing of the budget epsilon = {epsilon:g} is left for {plan[0].name!r}")
-    start = dp_accounting.get_sigma_gaussian(epsilon, delta) * (2 if relation == "replace_one" else 1)
-    sigma = _smallest(cost, epsilon, start)
+    # Sub-sampling and composition only move sigma down from here, and the search starts on the cheap side:
+    # little noise means large privacy losses, which take the accountant long.
+    times = sum(charge.count for charge in plan if charge.kind == "gaussian" and charge.sigma is None)
+    start = dp_accounting.get_sigma_gaussian(epsilon, delta) * math.sqrt(times)
+    sigma = _smallest(cost, epsilon, start * (2 if relation == "replace_one" else 1))
     return tuple(_fixed(charge, sigma) for charge in plan)
 
 
@@ -47,18 +50,37 @@ def _fixed(charge: Charge, sigma: float) -> Charge:
 
 
 def _smallest(cost: Callable[[float], float], epsilon: float, start: float) -> float:
-    """Return the smallest sigma with cost(sigma) <= epsilon, by bisection on its logarithm."""
-    # A single full-batch Gaussian release has its exact answer in `start`: take it without search.
-    if epsilon * (1 - 1e-9) <= cost(start) <= epsilon:
+    """Return a sigma with epsilon (1 - TOLERANCE) <= cost(sigma) <= epsilon.
+
+    Regula falsi (Illinois) on the logarithms of both, which are nearly linear in each other, aimed at the
+    middle of that interval.
+    """
+    half = TOLERANCE / 2
+
+    def excess(sigma: float) -> float:
+        # A cost of exactly zero (boundless noise) has no logarithm; any large negative number will do.
+        return math.log(max(cost(sigma), 1e-300) / epsilon) + half
+
+    start *= 1 + 1e-9  # the closed form's own rounding
+    if abs(first := excess(start)) <= half:
         return start
-    low = high = start
-    while cost(high) > epsilon:
-        high *= 2
-    while cost(low) <= epsilon and low > 1e-3:
-        low /= 2
-    while epsilon - cost(high) > TOLERANCE * epsilon or high / low > 1 + 1e-6:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if cost(middle) <= epsilon else (middle, high)
-        if high / low < 1 + 1e-9:
-            break
+    high, above = start, first
+    while above > 0:
+        high *= 1.5
+        above = excess(high)
+    low, below = high, above
+    while below <= 0:
+        high, above = low, below
+        low /= 1.5
+        below = excess(low)
+    for _ in range(60):
+        share = below / (below - above)
+        middle = low * (high / low) ** share
+        value = excess(middle)
+        if abs(value) <= half:
+            return middle
+        if value > 0:
+            low, below, above = middle, value, above / 2
+        else:
+            high, above, below = middle, value, below / 2
     return high

@@ -5,6 +5,7 @@ noised value is written to disk, then it is returned. After a crash the value on
 a value that never reached the disk was never seen, and is drawn anew under the charge already made.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dpib.atomic import replacing
+from dpib.atomic import replacing, write_text
 from dpib.images import Images
 from dpib.privacy.events import Charge, Scope
 from dpib.privacy.ledger import BudgetError, Ledger
@@ -57,9 +58,11 @@ class Vault:
         folder: Path,
         batch: int = 1000,
     ) -> None:
-        if len(images) != ledger.account.scopes[scope]:
+        expected = ledger.account.scopes.get(scope, 0)
+        if len(images) != expected or not expected:
             raise BudgetError(
-                f"the ledger speaks of {ledger.account.scopes[scope]} {scope} records, the data has {len(images)}"
+                f"the ledger speaks of {expected} {scope} images, the data has {len(images)}: the split of the data "
+                "(data.holdout) must be the one that the synthesizer was trained under"
             )
         self._images = images
         self._scope: Scope = scope
@@ -68,7 +71,10 @@ class Vault:
         self._noise = noise
         self._folder = folder
         self._batch = batch
+        self._counts_file = folder / f"{scope}-counts.json"
         self._counts: dict[str, int] = {}
+        if self._counts_file.is_file():
+            self._counts = json.loads(self._counts_file.read_text())
         if noise.tainted:
             ledger.taint()
 
@@ -115,11 +121,15 @@ class Vault:
         return total
 
     def score(self, candidate: str, predictor: Predictor) -> None:
-        """Count the records that `predictor` gets right; the count stays inside (see `select`)."""
+        """Count the records that `predictor` gets right; the count stays inside (see `select`).
+
+        Counts are kept in the private folder, so that an interrupted evaluation need not repeat them.
+        """
         correct = 0
         for chunk in self._images.chunks(self._batch):
             correct += int((predictor(chunk.x) == chunk.y).sum())
         self._counts[candidate] = correct
+        write_text(self._counts_file, json.dumps(self._counts))
 
     def select(self, name: str, candidates: Sequence[str]) -> str:
         """Release which candidate has (about) the highest count: report-noisy-max, the index only.

@@ -12,6 +12,8 @@ from dpib.data.prepare import ensure
 from dpib.data.sources import read_source
 from dpib.images import Images
 
+_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+
 
 def read_public(name: str, shape: tuple[int, int, int], configured_root: str | None) -> Images:
     """Return the public training images `name` (a data set, or the path of an image folder) as `shape`.
@@ -48,7 +50,8 @@ def adapt(images: Images, shape: tuple[int, int, int]) -> Images:
     for chunk in images.chunks(1000):
         x = chunk.x
         if x.shape[1] == 3 and c == 1:
-            x = transforms.rgb_to_grayscale(x)
+            # Rounded, not floored: repeating a gray image to RGB and back must give the image.
+            x = (x.float() * _LUMA).sum(1, keepdim=True).round().to(torch.uint8)
         elif x.shape[1] == 1 and c == 3:
             x = x.expand(-1, 3, -1, -1)
         parts.append(transforms.resize(x, [h, w], antialias=True) if x.shape[2:] != (h, w) else x)

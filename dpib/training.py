@@ -36,6 +36,11 @@ def cosine(peak: float, steps: int) -> Callable[[int], float]:
     return lambda step: peak * (1 + math.cos(math.pi * step / steps)) / 2
 
 
+def steps_of(peak: float, factor: float, steps: int, parts: int = 5) -> Callable[[int], float]:
+    """Return a learning rate that is multiplied by `factor` after every one of `parts` equal parts."""
+    return lambda step: peak * factor ** (step * parts // steps)
+
+
 def fit(
     model: nn.Module,
     gradients: Iterator[Gradients],

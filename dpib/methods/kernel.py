@@ -19,7 +19,7 @@ from dpib.privacy.events import Charge
 from dpib.privacy.vault import Vault
 from dpib.section import Positive, Section
 from dpib.synthesizer import Log, Task
-from dpib.training import cosine, exact, fit
+from dpib.training import cosine, exact, fit, steps_of
 
 
 class FitSettings(Section):
@@ -28,6 +28,9 @@ class FitSettings(Section):
     steps: Positive
     batch: Positive
     lr: float = Field(gt=0)
+    decay: float | None = Field(
+        default=None, gt=0, le=1, description="factor on lr after every fifth of the steps; none: cosine to 0"
+    )
 
 
 class TrainSettings(FitSettings):
@@ -91,7 +94,7 @@ class MeanEmbedding:
 
         def loss() -> Tensor:
             labels = class_batch(self.task.classes, how.batch, stream).to(self.task.device)
-            noise = torch.randn(len(labels), self.settings.network.latent, generator=stream).to(self.task.device)
+            noise = torch.randn(len(labels), self.generator.latent, generator=stream).to(self.task.device)
             return squared_mmd(means, features.map(self.generator(noise, labels)), labels)
 
         fit(
@@ -99,7 +102,7 @@ class MeanEmbedding:
             exact(loss, self.generator),
             torch.optim.Adam(self.generator.parameters(), lr=how.lr),
             steps=how.steps,
-            lr=cosine(how.lr, how.steps),
+            lr=steps_of(how.lr, how.decay, how.steps) if how.decay else cosine(how.lr, how.steps),
             streams={"latents": stream},
             log=log,
             name=name,
@@ -116,7 +119,7 @@ class MeanEmbedding:
     def generate(self, labels: Tensor, generator: torch.Generator) -> Images:
         """Draw one image per label."""
         self.generator.eval()
-        noise = torch.randn(len(labels), self.settings.network.latent, generator=generator)
+        noise = torch.randn(len(labels), self.generator.latent, generator=generator)
         x = self.generator(noise.to(self.task.device), labels.to(self.task.device))
         return Images(from_unit(x).cpu(), labels)
 

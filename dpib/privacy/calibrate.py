@@ -75,7 +75,7 @@ def _smallest(cost: Callable[[float], float], epsilon: float, start: float) -> f
         below = excess(low)
     for _ in range(60):
         share = below / (below - above)
-        middle = low * (high / low) ** share
+        middle = float(low * (high / low) ** share)
         value = excess(middle)
         if abs(value) <= half:
             return middle

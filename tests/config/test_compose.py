@@ -1,0 +1,161 @@
+"""Layers, profiles, aliases, and every kind of refusal, each in one line with the nearest right name."""
+
+import math
+
+import pytest
+import yaml
+
+from dpib.config import compose, from_text
+from dpib.config.compose import CONFIGS, layered, merge, nearest_epsilon, nest
+from dpib.errors import UserError
+from dpib.section import parse_yaml
+
+
+def test_defaults_compose_and_follow_the_data_set():
+    config, card = compose({})
+    assert (config.method, config.dataset, config.epsilon, config.profile) == ("dp-merf", "digits_28", 10, "smoke")
+    n = card.sizes.train - card.holdout
+    assert config.data.holdout == card.holdout
+    assert config.delta == pytest.approx(1 / (n * math.log(n)))
+
+
+@pytest.mark.parametrize(("n", "delta"), [(55_000, 1.66575e-6), (45_000, 2.07405e-6)])
+def test_delta_as_published(n, delta):
+    config, _ = compose({"dataset": "mnist_28" if n == 55_000 else "cifar10_32"})
+    assert config.delta == pytest.approx(delta, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["syn", "sen"])
+def test_modes_without_validation_images_train_on_every_record(mode):
+    assert compose({"eval.mode": mode})[0].data.holdout == 0
+    assert compose({"eval.mode": mode, "data.holdout": "100"})[0].data.holdout == 100
+
+
+@pytest.mark.parametrize("name", ["dp-merf", "DP-MERF", "Dp-Merf", "merf"])
+def test_public_names_of_a_method_are_aliases(name):
+    assert compose({"method": name})[0].method == "dp-merf"
+
+
+def test_profiles_differ_and_the_command_line_wins():
+    smoke, paper = compose({})[0], compose({"profile": "paper"})[0]
+    assert smoke.recipe.train.steps < paper.recipe.train.steps
+    assert paper.recipe.features.bandwidths == [105]
+    assert compose({"profile": "paper", "train.steps": "7"})[0].recipe.train.steps == 7
+
+
+def test_a_tuned_file_and_a_card_say_only_what_differs():
+    mnist, cifar = (compose({"profile": "paper", "dataset": d})[0] for d in ("mnist_28", "cifar10_32"))
+    assert (mnist.recipe.network.width, cifar.recipe.network.width) == (41, 60)
+    assert (mnist.eval.schedule.optimizer, cifar.eval.schedule.optimizer) == ("adam", "sgd")
+    assert (mnist.eval.classifiers.resnet.depth, cifar.eval.classifiers.resnet.depth) == (110, 164)
+
+
+@pytest.mark.parametrize(("epsilon", "nearest"), [(0.2, 1), (1, 1), (3, 1), (3.2, 10), (50, 10)])
+def test_values_by_epsilon_take_the_nearest_published_one(epsilon, nearest):
+    assert nearest_epsilon({1: "a", 10: "b"}, epsilon) == nearest
+
+
+def test_blocks_by_epsilon_reach_the_configuration(tmp_path):
+    text = (CONFIGS / "methods" / "dp-merf.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(
+        text.replace("name: dp-merf", "name: mine") + "by_epsilon: {1: {seed: 1}, 10: {seed: 10}}\n"
+    )
+    assert compose({"method": str(tmp_path / "mine.yaml"), "epsilon": "2"})[0].seed == 1
+    assert compose({"method": str(tmp_path / "mine.yaml"), "epsilon": "8"})[0].seed == 10
+
+
+REFUSALS = [
+    ({"train.lrr": "3"}, "unknown key 'train.lrr' (did you mean 'train.lr'?)"),
+    ({"trian.lr": "3"}, "unknown key 'trian' (did you mean 'train'?)"),
+    ({"eval.schedule.epoch": "3"}, "unknown key 'eval.schedule.epoch' (did you mean 'eval.schedule.epochs'?)"),
+    ({"train.lr": "fast"}, "train.lr: input should be a valid number, got 'fast'"),
+    ({"train.steps": "1.5"}, "train.steps: input should be a valid integer, got 1.5"),
+    ({"train.steps": "0"}, "train.steps: input should be greater than 0, got 0"),
+    ({"epsilon": "-1"}, "epsilon: input should be greater than 0, got -1"),
+    ({"epsilon": "ten"}, "epsilon: input should be a valid number, got 'ten'"),
+    ({"epsilon": ".inf"}, "epsilon: input should be a finite number"),
+    ({"delta": "1"}, "delta: input should be less than 1"),
+    ({"reuse": "maybe"}, "reuse: input should be a valid boolean, got 'maybe'"),
+    ({"method": "dp-mrf"}, "unknown method 'dp-mrf' (did you mean 'dp-merf'?)"),
+    ({"method": "gone.yaml"}, "method file gone.yaml does not exist"),
+    ({"dataset": "mnist"}, "unknown data set 'mnist' (did you mean 'mnist_28'?)"),
+    ({"profile": "quick"}, "unknown profile 'quick'"),
+    ({"network.name": "gan"}, "network.name: input should be 'small' or 'biggan', got 'gan'"),
+    ({"eval.mode": "ses"}, "eval.mode: input should be 'val', 'syn' or 'sen', got 'ses'"),
+    ({"eval.metrics": "[fidd]"}, "unknown metric 'fidd' (did you mean 'fid'?)"),
+    ({"eval.metrics": "[no.py:f]"}, "no.py does not exist"),
+    ({"data.holdout": "1498"}, "data.holdout=1498 leaves 0 of 1498"),
+    ({"seed": "[1"}, "seed=[1:"),
+    ({"train": "3", "train.lr": "1"}, "'train' was already given a value"),
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"), REFUSALS, ids=[next(iter(o)) + "=" + next(iter(o.values())) for o, _ in REFUSALS]
+)
+def test_what_is_wrong_is_refused_in_one_line(overrides, says):
+    with pytest.raises(UserError) as error:
+        compose(overrides)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_number_may_be_written_either_way_and_none_is_none():
+    config, _ = compose({"train.lr": "1e-3", "note": "2024", "delta": "none"})
+    assert config.recipe.train.lr == 1e-3
+    assert config.note == "2024"
+
+
+def test_yardstick_none_turns_it_off():
+    assert compose({"yardstick": "none"})[0].yardstick is None
+
+
+def test_a_resolved_configuration_reads_back_the_same():
+    config, card = compose({"train.lr": "0.5", "note": "x"})
+    text = yaml.safe_dump(config.nested(), sort_keys=False)
+    again, same_card = from_text(text, {}, "here")
+    assert again == config
+    assert same_card == card
+    changed, _ = from_text(text, {"generate.images": "5"}, "here")
+    assert changed.generate.images == 5
+
+
+def test_the_flat_view_has_every_key_once():
+    flat = compose({})[0].flat()
+    assert flat["train.lr"] == 0.01
+    assert flat["eval.classifiers.resnet.depth"] == 8
+    assert not any(key.startswith("recipe") for key in flat)
+
+
+def test_the_configuration_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        compose({})[0].seed = 3
+
+
+def test_merging_and_nesting():
+    assert merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": 4}) == {"a": {"b": 3, "c": 2}, "d": 4}
+    assert nest({"a.b": 1, "a.c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
+
+
+def test_yaml_traps():
+    assert parse_yaml("1e-1", "") == 0.1
+    assert parse_yaml("none", "") is None
+    with pytest.raises(UserError, match="'a' stands twice"):
+        parse_yaml("a: 1\na: 2", "f")
+    with pytest.raises(UserError, match="could not determine a constructor"):
+        parse_yaml("!!python/object/apply:os.system ['true']", "f")
+
+
+def test_an_unknown_profile_block_is_refused(tmp_path):
+    text = (CONFIGS / "methods" / "dp-merf.yaml").read_text().replace("  smoke:", "  smok:")
+    (tmp_path / "m.yaml").write_text(text)
+    with pytest.raises(UserError, match="unknown profile 'smok'"):
+        layered({"method": str(tmp_path / "m.yaml")})
+
+
+@pytest.mark.parametrize("method", sorted(p.stem for p in (CONFIGS / "methods").glob("*.yaml")))
+@pytest.mark.parametrize("dataset", ["digits_28", "mnist_28", "fmnist_28", "cifar10_32"])
+@pytest.mark.parametrize("profile", ["smoke", "fast", "paper"])
+def test_every_recipe_composes_for_every_data_set_and_profile(method, dataset, profile):
+    config, _ = compose({"method": method, "dataset": dataset, "profile": profile})
+    assert config.method == method

@@ -90,6 +90,7 @@ def fit(
             log.save(_snapshot(name, step + 1, model, optimizer, streams))
             saved = time.monotonic()
             log.say(f"{name}: step {step + 1} of {steps}")
+    log.save(_snapshot(name, steps, model, optimizer, streams))
 
 
 def _snapshot(

@@ -58,9 +58,17 @@ def _composed(events: tuple[Event, ...], delta: float) -> float:
     if len(relations) > 1:
         raise ValueError(f"events under different neighbouring relations do not compose: {sorted(relations)}")
     relation = relations.pop()
-    if all(event.kind == "gaussian" and event.rate == 1.0 for event in events):
-        return float(dp_accounting.get_epsilon_gaussian(1 / _gaussian_mu(events, relation), delta))
-    return float(_distribution(events, relation).get_epsilon_for_delta(delta))
+    gaussians = [event for event in events if event.kind == "gaussian"]
+    pure = sum(event.count * event.epsilon for event in events if event.epsilon is not None)
+    if all(event.rate == 1.0 for event in gaussians):
+        mu = _gaussian_mu(gaussians, relation)
+        simple = pure + (float(dp_accounting.get_epsilon_gaussian(1 / mu, delta)) if gaussians else 0.0)
+        if not (gaussians and pure):
+            return simple
+    else:
+        simple = math.inf
+    # Both are upper bounds; the discretised one can lie above plain addition by its rounding.
+    return min(simple, float(_distribution(events, relation).get_epsilon_for_delta(delta)))
 
 
 def _gaussian_mu(events: Sequence[Event], relation: Relation) -> float:

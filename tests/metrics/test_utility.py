@@ -1,0 +1,60 @@
+"""Classifier training: it learns, it repeats, it averages."""
+
+import pytest
+import torch
+
+from dpib.images import Images
+from dpib.metrics.utility import Schedule, accuracy, train_classifier
+from dpib.nn.classifiers import Classifiers, ResNet, build
+
+CPU = torch.device("cpu")
+SCHEDULE = Schedule(optimizer="adam", lr=0.01, epochs=3, batch=20, one_cycle=True, ema=0.9)
+
+
+def stripes(n, seed=0):
+    """Return noisy images whose class is the direction of their stripes."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    rows = (torch.arange(28) % 4 < 2).float() * 200
+    x = torch.where(y[:, None, None] == 0, rows[None, :, None], rows[None, None, :]).expand(n, 28, 28)
+    noisy = (x + 50 * torch.randn(n, 28, 28, generator=g)).clamp(0, 255).to(torch.uint8)
+    return Images(noisy[:, None], y)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    only = Classifiers(resnet=ResNet(depth=8, width=4), wrn=None, resnext=None)
+    return build(only, 1, 2)["resnet"]
+
+
+def run(schedule, n=200, seed=0):
+    epochs = []
+    for epoch in train_classifier(network(), stripes(n), schedule, seed, "resnet", CPU):
+        epochs.append((epoch.loss, epoch.predict(stripes(100, seed=1).x)))
+    return epochs
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [SCHEDULE, SCHEDULE.model_copy(update={"optimizer": "sgd", "lr": 0.1, "one_cycle": False, "weight_decay": 5e-4})],
+    ids=["adam one-cycle", "sgd steps"],
+)
+def test_a_separable_problem_is_learned(schedule):
+    epochs = run(schedule)
+    assert len(epochs) == 3
+    assert accuracy(epochs[-1][1] == stripes(100, seed=1).y) > 95
+
+
+def test_training_repeats_from_its_seed():
+    a, b, c = run(SCHEDULE), run(SCHEDULE), run(SCHEDULE, seed=1)
+    assert [loss for loss, _ in a] == [loss for loss, _ in b]
+    assert [loss for loss, _ in a] != [loss for loss, _ in c]
+
+
+def test_too_few_images_for_one_batch():
+    with pytest.raises(ValueError, match="do not fill one batch"):
+        next(train_classifier(network(), stripes(10), SCHEDULE, 0, "resnet", CPU))
+
+
+def test_accuracy_is_a_percentage():
+    assert accuracy(torch.tensor([True, False, True, True])) == 75

@@ -147,7 +147,13 @@ class Store:
             raise UserError(f"run {run_id} has no artifact {artifact}: {str(error).splitlines()[0]}") from None
 
     def reap(self) -> list[str]:
-        """Close runs whose process is gone, and return their ids."""
+        """Close runs whose process is gone, and return their ids; delete launchers that have ended.
+
+        MLflow cannot end a run that was deleted, so a launcher stays until the next command comes by.
+        """
+        for launcher in self._client.search_runs(["0"], "tags.`dpib.run` != ''", max_results=1000):
+            if launcher.info.status != "RUNNING":
+                self._client.delete_run(launcher.info.run_id)
         experiments = [e.experiment_id for e in self._client.search_experiments(filter_string="name LIKE 'dpib-%'")]
         if not experiments:
             return []
@@ -170,12 +176,11 @@ class Store:
         return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE and "dpib.stage" not in run.data.tags else None
 
     def _retire(self, launcher: Any | None, run_id: str) -> None:
-        """Put the launcher's run away: it would stand in experiment Default, bare, beside the real one."""
+        """Mark the launcher's run as a mere pointer to the real one; `mlflow run` itself will end it."""
         if launcher is None or launcher.info.run_id == run_id:
             return
         self._client.set_tag(launcher.info.run_id, "dpib.run", run_id)
-        self._client.set_terminated(launcher.info.run_id, "FINISHED")
-        self._client.delete_run(launcher.info.run_id)
+        self._client.set_tag(launcher.info.run_id, "mlflow.runName", f"launcher of {run_id}")
 
     @staticmethod
     def _source(launcher: Any | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dpib.checkpoint import State
+from dpib.errors import UserError
 from dpib.images import Images
 from dpib.synthesizer import Log
 
@@ -67,6 +68,9 @@ def fit(
         name: prefix of the curves, and of the grid.
         preview: draws sample images, `previews` times over the training.
         previews: see `preview`.
+
+    Raises:
+        UserError: when the loss is no longer finite.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     start, saved = 0, time.monotonic()
@@ -83,7 +87,7 @@ def fit(
             parameter.grad = gradient
         optimizer.step()
         if current.loss is not None and step % curve_every == 0:
-            log.curve(f"{name}/loss", float(current.loss), step)
+            log.curve(f"{name}/loss", _finite(current.loss, name, step), step)
         if preview is not None and (step + 1) % grid_every == 0:
             log.grid(f"{name}-samples", preview(), step + 1)
         if time.monotonic() - saved > SNAPSHOT_SECONDS:
@@ -91,6 +95,13 @@ def fit(
             saved = time.monotonic()
             log.say(f"{name}: step {step + 1} of {steps}")
     log.save(_snapshot(name, steps, model, optimizer, streams))
+
+
+def _finite(loss: Tensor, name: str, step: int) -> float:
+    value = float(loss)
+    if not math.isfinite(value):
+        raise UserError(f"{name}: the loss is {value} at step {step}: lower {name}.lr")
+    return value
 
 
 def _snapshot(

@@ -60,7 +60,7 @@ def artifacts(run_id, folder=""):
 
 
 def test_a_main_run_keeps_every_name_of_the_contract(go, store):
-    result, run = go(note="first")
+    _, run = go(note="first")
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "dp-merf-digits_28-eps10-s0-first"
     assert mlflow.get_experiment(run.info.experiment_id).name == "dpib-digits_28"
@@ -325,7 +325,7 @@ def test_selection_needs_held_out_images(go):
 
 
 def test_a_budget_that_is_too_small_for_the_given_noise_is_refused(go):
-    with pytest.raises(UserError, match="over the budget of 0.5"):
+    with pytest.raises(UserError, match=r"over the budget of 0\.5"):
         go(epsilon=0.5, train__noise_multiplier=0.5)
 
 

@@ -12,21 +12,22 @@ from dpib.data.prepare import prepare
 from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
 from dpib.privacy.ledger import Account
-from dpib.runner import Result, Stage, StageLog, device_of, execute
+from dpib.runner import Result, Stage, execute
 from dpib.sensitive import Sensitive
 from dpib.stages.baseline import baseline
+from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
 from dpib.stages.generate import GEN, SAMPLE, generate
 from dpib.stages.pretrain import FINAL, pretrain
 from dpib.stages.train import LEDGER, train
-from dpib.tracking import Store
+from dpib.tracking import Run, Store
 
 
 def run_prepare(config: Config, card: Card, store: Store, source: Path | None, verify: bool) -> Result:
     """Build the data root's copy of a data set; always does it anew."""
 
-    def work(artifacts: Path, private: Path, log: StageLog) -> dict[str, float]:
-        splits = prepare(card, source, data_root(config.data_root), log.say, verify)
+    def work(context: Context, run: Run) -> dict[str, float]:
+        splits = prepare(card, source, data_root(config.data_root), context.log.say, verify)
         return {f"data/{split}": float(len(images)) for split, images in splits.items()}
 
     return execute(Stage("prepare", work), config.model_copy(update={"reuse": False}), card, store)
@@ -40,13 +41,11 @@ def run_pretrain(config: Config, card: Card, store: Store, parent: str | None = 
     """
     if config.public is None:
         raise UserError("nothing to pretrain on: give -P public=<data set or image folder>")
-
-    def work(artifacts: Path, private: Path, log: StageLog) -> dict[str, float]:
-        return pretrain(config, card, device_of(config), artifacts, log)
-
     folder = Path(config.public).expanduser().is_dir()
     contexts = {} if folder else {"public": find_card(config.public, data_root(config.data_root))}
-    return execute(Stage("pretrain", work, contexts=contexts), config, card, store, parent)
+    return execute(
+        Stage("pretrain", lambda context, _: pretrain(context), contexts=contexts), config, card, store, parent
+    )
 
 
 def run_train(
@@ -55,12 +54,14 @@ def run_train(
     """Train within the budget, from a pretraining run if there is one."""
     sensitive = Sensitive(config, card)
     pretrained = store.fetch(pretrain_run, str(FINAL)) if pretrain_run else None
-
-    def work(artifacts: Path, private: Path, log: StageLog) -> dict[str, float]:
-        return train(config, card, sensitive, device_of(config), pretrained, artifacts, private, log)
-
     inputs = (pretrain_run,) if pretrain_run else ()
-    stage = Stage("train", work, inputs, {"sensitive-train": card}, sensitive.digest)
+    stage = Stage(
+        "train",
+        lambda context, _: train(context, sensitive, pretrained),
+        inputs,
+        {"sensitive-train": card},
+        sensitive.digest,
+    )
     return execute(stage, config, card, store, parent)
 
 
@@ -68,11 +69,8 @@ def run_generate(config: Config, card: Card, store: Store, train_run: str, paren
     """Draw the synthetic set of a training run."""
     account = Account.parse(store.fetch(train_run, str(LEDGER)).read_text())
     trained = store.fetch(train_run, str(FINAL))
-
-    def work(artifacts: Path, private: Path, log: StageLog) -> dict[str, float]:
-        return generate(config, card, account, trained, device_of(config), artifacts, log)
-
-    return execute(Stage("generate", work, (train_run,)), config, card, store, parent)
+    stage = Stage("generate", lambda context, _: generate(context, account, trained), (train_run,))
+    return execute(stage, config, card, store, parent)
 
 
 def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: str, parent: str | None = None) -> Result:
@@ -81,10 +79,10 @@ def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: st
     images, statement = read_gen(gen, card)
     account = inherited(statement, sensitive.account(), gen)
 
-    def work(artifacts: Path, private: Path, log: StageLog) -> dict[str, float]:
+    def work(context: Context, run: Run) -> dict[str, float]:
         if not account.events:
-            log.say("evaluate: this set states no training cost for this data: no epsilon of its own is reported")
-        return evaluate(config, card, sensitive, images, account, device_of(config), artifacts, private, log)
+            context.log.say("evaluate: this set states no training cost for this data: it gets no epsilon of its own")
+        return evaluate(context, sensitive, images, account)
 
     contexts = {"sensitive-train": card, "sensitive-test": card}
     stage = Stage("evaluate", work, (source,), contexts, sensitive.digest, private_snapshot=True)
@@ -109,31 +107,33 @@ def inherited(statement: dict[str, object] | None, fresh: Account, gen: Path) ->
 def run_baseline(config: Config, card: Card, store: Store) -> Result:
     """Run the utility protocol on the real images: a reference without privacy."""
     sensitive = Sensitive(config, card)
-
-    def work(artifacts: Path, private: Path, log: StageLog) -> dict[str, float]:
-        return baseline(config, card, sensitive, device_of(config), artifacts, private, log)
-
-    contexts = {"sensitive-train": card, "sensitive-test": card}
-    stage = Stage("baseline", work, (), contexts, sensitive.digest, private=False, private_snapshot=True)
+    stage = Stage(
+        "baseline",
+        lambda context, _: baseline(context, sensitive),
+        contexts={"sensitive-train": card, "sensitive-test": card},
+        digest=sensitive.digest,
+        private=False,
+        private_snapshot=True,
+    )
     return execute(stage, config, card, store)
 
 
 def run_main(config: Config, card: Card, store: Store) -> Result:
     """Run every stage as children of one run, which carries their metrics, the picture and the papers."""
 
-    def work(artifacts: Path, private: Path, log: StageLog) -> dict[str, float]:
-        parent = log.run.id
+    def work(context: Context, run: Run) -> dict[str, float]:
+        parent = run.id
         pretrained = run_pretrain(config, card, store, parent) if config.public else None
         trained = run_train(config, card, store, pretrained.run_id if pretrained else None, parent)
         generated = run_generate(config, card, store, trained.run_id, parent)
         gen = store.fetch(generated.run_id, str(GEN))
         judged = run_evaluate(config, card, store, gen, generated.run_id, parent)
         stages = {"pretrain": pretrained, "train": trained, "generate": generated, "evaluate": judged}
-        log.run.tag({f"dpib.run.{name}": result.run_id for name, result in stages.items() if result})
-        for run, path in ((generated, str(SAMPLE)), *((judged, p) for p in _PAPERS)):
-            target = artifacts / path
+        run.tag({f"dpib.run.{name}": result.run_id for name, result in stages.items() if result})
+        for child, path in ((generated, str(SAMPLE)), *((judged, p) for p in _PAPERS)):
+            target = context.artifacts / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(store.fetch(run.run_id, path).read_bytes())
+            target.write_bytes(store.fetch(child.run_id, path).read_bytes())
         return {k: v for result in stages.values() if result for k, v in result.metrics.items()}
 
     stage = Stage("main", work, (), {"sensitive-train": card}, Sensitive(config, card).digest)

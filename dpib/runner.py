@@ -17,6 +17,7 @@ from dpib.config.fingerprint import fingerprint
 from dpib.data.catalog import Card, home
 from dpib.grids import grid
 from dpib.images import Images
+from dpib.stages.context import Context
 from dpib.tracking import Run, Store
 from dpib.workspace import Seen, Workspace
 
@@ -36,12 +37,12 @@ class Result:
 class Stage:
     """What `execute` must know of a stage.
 
-    `work` gets the workspace's folders and a log, writes artifacts, and returns final metrics. `inputs`
-    are what it consumes (run ids, file digests). `private_snapshot` keeps its snapshots off the store.
+    `work` writes artifacts and returns final metrics. `inputs` are what it consumes (run ids, file
+    digests). `private_snapshot` keeps its snapshots off the store.
     """
 
     name: str
-    work: Callable[[Path, Path, "StageLog"], dict[str, float]]
+    work: Callable[[Context, Run], dict[str, float]]
     inputs: tuple[str, ...] = ()
     contexts: Mapping[str, Card] = field(default_factory=dict)
     digest: Callable[[], str] | None = None
@@ -53,7 +54,7 @@ class StageLog:
     """The `Log` of a running stage: tracked curves and grids, a log file, snapshots."""
 
     def __init__(self, run: Run, workspace: Workspace, snapshot: Path) -> None:
-        self.run = run
+        self._run = run
         self._workspace = workspace
         self._snapshot = snapshot
         self._file = workspace.artifacts / "logs" / "stage.log"
@@ -67,11 +68,11 @@ class StageLog:
 
     def curve(self, name: str, value: float, step: int) -> None:
         """Track a number by step."""
-        self.run.curve(name, value, step)
+        self._run.curve(name, value, step)
 
     def grid(self, name: str, images: Images, step: int) -> None:
         """Track a grid of synthetic images by step, ten to a row."""
-        self.run.image(name, grid(images.x, 10), step)
+        self._run.image(name, grid(images.x, 10), step)
 
     def save(self, state: State) -> None:
         """Replace the snapshot."""
@@ -106,7 +107,9 @@ def execute(stage: Stage, config: Config, card: Card, store: Store, parent: str 
             workspace.private / "snapshot.safetensors" if stage.private_snapshot else workspace.artifacts / SNAPSHOT
         )
         with _closing(run, workspace):
-            metrics = stage.work(workspace.artifacts, workspace.private, StageLog(run, workspace, snapshot))
+            log = StageLog(run, workspace, snapshot)
+            context = Context(config, card, _device(config), workspace.artifacts, workspace.private, log)
+            metrics = stage.work(context, run)
             metrics[f"time/{stage.name}"] = workspace.seconds()
             if digest is not None:
                 seen.record(run.id, digest)
@@ -197,7 +200,7 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def device_of(config: Config) -> torch.device:
+def _device(config: Config) -> torch.device:
     """Return the configured device; `auto` is the GPU where there is one."""
     wanted = config.device
     return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")

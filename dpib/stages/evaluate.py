@@ -2,15 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dpib.atomic import write_text
-from dpib.config import Config
-from dpib.data.catalog import Card
 from dpib.errors import UserError
 from dpib.images import Images
 from dpib.privacy import statement
@@ -19,80 +15,55 @@ from dpib.privacy.vault import Predictor
 from dpib.privacy.yardstick import Yardstick
 from dpib.sensitive import Sensitive
 from dpib.stages import judge
+from dpib.stages.context import Context
 from dpib.stages.fidelity import fidelity
 from dpib.stages.train import LEDGER, STATEMENT, spent_metrics
-from dpib.synthesizer import Log
 
 REPORT = "report.json"
 
 
-def evaluate(
-    config: Config,
-    card: Card,
-    sensitive: Sensitive,
-    images: Images,
-    account: Account,
-    device: torch.device,
-    artifacts: Path,
-    private: Path,
-    log: Log,
-) -> dict[str, float]:
+def evaluate(context: Context, sensitive: Sensitive, images: Images, account: Account) -> dict[str, float]:
     """Judge `images`; write `report.json` and `privacy/*`; return the final metrics.
 
     Args:
-        config: the run's configuration; `eval` says how.
-        card: of the sensitive data set.
-        sensitive: its vaults and yardsticks.
+        context: the stage; `config.eval` says how to judge.
+        sensitive: the vaults and yardsticks of its data set.
         images: the synthetic set, in the card's shape.
         account: the ledger so far: what making the images cost, or nothing.
-        device: where classifiers and embeddings run.
-        artifacts: where artifacts go.
-        private: where finished releases and validation counts are kept until the stage is done.
-        log: curves and snapshots.
     """
-    ledger = Ledger.open(artifacts / LEDGER, account)
-    metrics, report = _utility(config, card, sensitive, images, ledger, device, private, log)
-    if config.yardstick == "all":
-        figures, more = fidelity(config, sensitive, images, ledger, device, private, log)
+    ledger = Ledger.open(context.artifacts / LEDGER, account)
+    metrics, report = _utility(context, sensitive, images, ledger)
+    if context.config.yardstick == "all":
+        figures, more = fidelity(context, sensitive, images, ledger)
         metrics |= figures
         report |= more
     else:
-        log.say("evaluate: yardstick=none, so no figure on real images is computed without noise")
+        context.log.say("evaluate: yardstick=none, so no figure on real images is computed without noise")
     metrics |= spent_metrics(ledger.account)
     report["privacy"] = json.loads(ledger.json())
-    write_text(artifacts / REPORT, json.dumps({"metrics": metrics, **report}, indent=2))
-    write_text(artifacts / STATEMENT, statement.render(ledger.account))
+    write_text(context.artifacts / REPORT, json.dumps({"metrics": metrics, **report}, indent=2))
+    write_text(context.artifacts / STATEMENT, statement.render(ledger.account))
     return metrics
 
 
 def _utility(
-    config: Config,
-    card: Card,
-    sensitive: Sensitive,
-    images: Images,
-    ledger: Ledger,
-    device: torch.device,
-    private: Path,
-    log: Log,
+    context: Context, sensitive: Sensitive, images: Images, ledger: Ledger
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    mode = config.eval.mode
+    config, mode = context.config, context.config.eval.mode
     plan = judge.selection_plan(config.eval, ledger.account.epsilon) if mode == "val" else ()
-    vault = sensitive.vault("val", ledger, plan, private) if mode == "val" else None
+    vault = sensitive.vault("val", ledger, plan, context.private) if mode == "val" else None
     if vault is not None:
         ledger.reserve(plan, "val")
     yardstick = sensitive.yardstick("test", ledger) if config.yardstick == "all" else None
     if mode == "sen" and yardstick is None:
         raise UserError("eval.mode=sen selects on test images, which yardstick=none forbids")
-    found = judge.race(
-        config, card, images, device, log,
-        score=vault.score if vault is not None else None,
-        test=tester(yardstick) if yardstick is not None else None,
-    )  # fmt: skip
+    score = vault.score if vault is not None else None
+    found = judge.race(context, images, score, tester(yardstick) if yardstick is not None else None)
     if vault is not None:
         winners = {name: vault.select(f"select/{name}", group) for name, group in found.groups().items()}
     else:
         winners = found.best(found.syn if mode == "syn" else found.test)
-    return _summary(config, card, found, winners, yardstick, log)
+    return _summary(context, found, winners, yardstick)
 
 
 def tester(yardstick: Yardstick) -> Callable[[str, Predictor], Tensor]:
@@ -106,14 +77,10 @@ def tester(yardstick: Yardstick) -> Callable[[str, Predictor], Tensor]:
 
 
 def _summary(
-    config: Config,
-    card: Card,
-    found: judge.Race,
-    winners: Mapping[str, str],
-    yardstick: Yardstick | None,
-    log: Log,
+    context: Context, found: judge.Race, winners: Mapping[str, str], yardstick: Yardstick | None
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Return what of the race may be seen: the selected candidates, and all of it only where asked for."""
+    config, log = context.config, context.log
     metrics: dict[str, float] = {}
     if yardstick is not None:
         figures = judge.utility_metrics(found, winners)
@@ -125,7 +92,7 @@ def _summary(
             for candidate, value in found.test.items():
                 name, _, epoch = candidate.partition("/")
                 log.curve(f"oracle/{name}/test_accuracy", value, int(epoch))
-    failed = judge.diverged(found, len(card.classes))
+    failed = judge.diverged(found, len(context.card.classes))
     for name in failed:
         log.say(f"evaluate: warning: {name} did not learn the synthetic images; its accuracy is that of a failed fit")
     return metrics, {"selected": dict(winners), "selection": config.eval.mode, "diverged": failed}

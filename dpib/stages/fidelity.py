@@ -14,26 +14,22 @@ from dpib.metrics.features import Embedding, Features, extract, inception_embedd
 from dpib.metrics.fidelity import Unavailable
 from dpib.privacy.ledger import Ledger
 from dpib.sensitive import Sensitive
+from dpib.stages.context import Context
 from dpib.synthesizer import Log
 
 
 def fidelity(
-    config: Config,
-    sensitive: Sensitive,
-    images: Images,
-    ledger: Ledger,
-    device: torch.device,
-    private: Path,
-    log: Log,
+    context: Context, sensitive: Sensitive, images: Images, ledger: Ledger
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the fidelity metrics with their sample counts, and for the report what is absent and why.
 
-    Real features are cached in DPIB_HOME on this machine; synthetic ones in `private`, for resumption.
+    Real features are cached in DPIB_HOME on this machine; synthetic ones in the private folder, for
+    resumption.
     """
-    settings = config.eval
-    embedding = choose_embedding(config, device, log)
+    config, settings, log = context.config, context.config.eval, context.log
+    embedding = choose_embedding(config, context.device, log)
     chosen = subset(images, settings.max_synthetic, config.seed)
-    synthetic = extract(embedding, chosen.x, settings.batch, private / "features", "synthetic images")
+    synthetic = extract(embedding, chosen.x, settings.batch, context.private / "features", "synthetic images")
     metrics = {f"{embedding.prefix}/n_synthetic": float(len(synthetic))}
     absent: dict[str, str] = {}
     for reference in settings.references:

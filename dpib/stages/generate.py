@@ -12,38 +12,37 @@ from tqdm import tqdm
 from dpib import __version__, checkpoint, grids, seeding
 from dpib.atomic import replacing
 from dpib.config import Config
-from dpib.data.catalog import Card
 from dpib.errors import UserError
 from dpib.images import Images
 from dpib.privacy.ledger import Account
+from dpib.stages.context import Context
 from dpib.stages.pretrain import build
-from dpib.synthesizer import Log, Synthesizer
+from dpib.synthesizer import Synthesizer
 
 GEN = Path("gen") / "gen.npz"
 SAMPLE = Path("gen") / "sample.png"
 
 
-def generate(
-    config: Config,
-    card: Card,
-    account: Account,
-    trained: Path,
-    device: torch.device,
-    artifacts: Path,
-    log: Log,
-) -> dict[str, float]:
-    """Write `gen/gen.npz` with its statement, and `gen/sample.png`; return how many images were drawn."""
-    synthesizer = build(config, card, device)
+def generate(context: Context, account: Account, trained: Path) -> dict[str, float]:
+    """Write `gen/gen.npz` with its statement, and `gen/sample.png`; return how many images were drawn.
+
+    Args:
+        context: the stage.
+        account: the ledger of the training, which travels with the images.
+        trained: checkpoint of the training.
+    """
+    config, classes = context.config, len(context.card.classes)
+    synthesizer = build(context)
     synthesizer.load_state_dict(checkpoint.load(trained))
-    labels = choose_labels(config, len(card.classes), synthesizer)
+    labels = choose_labels(config, classes, synthesizer)
     stream = seeding.generator(config.seed, "generate")
     pieces = tqdm(labels.split(config.generate.batch), desc="generate", disable=None, leave=False)
     images = Images(torch.cat([synthesizer.generate(piece, stream).x for piece in pieces]), labels)
-    write(artifacts / GEN, images, statement_text(account, config.method))
-    picture = grids.grid(grids.by_class(images, len(card.classes)), 10)
-    with replacing(artifacts / SAMPLE) as temporary:
+    write(context.artifacts / GEN, images, statement_text(account, config.method))
+    picture = grids.grid(grids.by_class(images, classes), 10)
+    with replacing(context.artifacts / SAMPLE) as temporary:
         Image.fromarray(picture).save(temporary)
-    log.say(f"generate: {len(images)} images")
+    context.log.say(f"generate: {len(images)} images")
     return {"generate/images": float(len(images))}
 
 

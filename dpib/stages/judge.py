@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from dpib import seeding
 from dpib.config import Config
 from dpib.config.schema import Eval
-from dpib.data.catalog import Card
 from dpib.images import Images
 from dpib.metrics.utility import Epoch, accuracy, train_classifier
 from dpib.nn import classifiers
 from dpib.privacy.events import Charge
 from dpib.privacy.vault import Predictor
+from dpib.stages.context import Context
 from dpib.synthesizer import Log
 
 JOINT = "best"
@@ -61,25 +61,21 @@ def selection_plan(settings: Eval, epsilon: float) -> tuple[Charge, ...]:
 
 
 def race(
-    config: Config,
-    card: Card,
+    context: Context,
     images: Images,
-    device: torch.device,
-    log: Log,
     score: Callable[[str, Predictor], None] | None,
     test: Callable[[str, Predictor], Tensor] | None,
 ) -> Race:
     """Train the configured classifiers on `images` and put every epoch to the start.
 
     Args:
-        config: the run's configuration.
-        card: of the sensitive data set.
+        context: the stage; finished classifiers are kept in its snapshot, so that a killed run does not
+            repeat them.
         images: the synthetic set.
-        device: where to train.
-        log: finished classifiers are kept in its snapshot, so that a killed run does not repeat them.
         score: counts a candidate's hits on validation images inside the vault, or None.
         test: returns a candidate's hits on test images (bool [n]), or None.
     """
+    config, log = context.config, context.log
     fitted, held = hold_out(config, images)
     found = Race()
     restored = log.restored()
@@ -90,8 +86,8 @@ def race(
         if name in done:
             log.say(f"evaluate: {name} was finished before the interruption")
             continue
-        network = _network(config, card, name)
-        for epoch in train_classifier(network, fitted, config.eval.schedule, config.seed, name, device):
+        network = _network(context, name)
+        for epoch in train_classifier(network, fitted, config.eval.schedule, config.seed, name, context.device):
             candidate = f"{name}/{epoch.number}"
             found.losses[candidate] = epoch.loss
             found.syn[candidate] = accuracy(epoch.predict(held.x) == held.y)
@@ -133,7 +129,8 @@ def _names(settings: Eval) -> list[str]:
     return [name for name, value in settings.classifiers if value is not None]
 
 
-def _network(config: Config, card: Card, name: str) -> nn.Module:
+def _network(context: Context, name: str) -> nn.Module:
+    config, card = context.config, context.card
     with seeding.seeded(config.seed, "evaluate", name):
         return classifiers.build(config.eval.classifiers, card.shape[0], len(card.classes))[name]
 

@@ -2,21 +2,23 @@
 
 from pathlib import Path
 
-import torch
-
 from dpib import checkpoint, registry
-from dpib.config import Config
-from dpib.data.catalog import Card
 from dpib.errors import UserError
 from dpib.public import read_public
-from dpib.synthesizer import Log, Synthesizer, Task
+from dpib.stages.context import Context
+from dpib.synthesizer import Synthesizer, Task
 
 FINAL = Path("checkpoints") / "final.safetensors"
 
 
-def build(config: Config, card: Card, device: torch.device) -> Synthesizer:
-    """Return the configured synthesizer, freshly initialised from the seed."""
-    task = Task(card.shape, len(card.classes), config.seed, device)
+def build(context: Context) -> Synthesizer:
+    """Return the configured synthesizer, freshly initialised from the seed.
+
+    Raises:
+        UserError: when its settings do not fit the data set's shape.
+    """
+    config, card = context.config, context.card
+    task = Task(card.shape, len(card.classes), config.seed, context.device)
     maker = registry.load("synthesizer", config.synthesizer)
     try:
         synthesizer: Synthesizer = maker(config.recipe, task)
@@ -25,12 +27,13 @@ def build(config: Config, card: Card, device: torch.device) -> Synthesizer:
     return synthesizer
 
 
-def pretrain(config: Config, card: Card, device: torch.device, artifacts: Path, log: Log) -> dict[str, float]:
+def pretrain(context: Context) -> dict[str, float]:
     """Write `checkpoints/final.safetensors` of the synthesizer pretrained on `config.public`."""
+    config = context.config
     assert config.public is not None
-    public = read_public(config.public, card.shape, config.data_root)
-    log.say(f"pretrain: {len(public)} public images of {config.public}")
-    synthesizer = build(config, card, device)
-    synthesizer.pretrain(public, log)
-    checkpoint.save(artifacts / FINAL, synthesizer.state_dict())
+    public = read_public(config.public, context.card.shape, config.data_root)
+    context.log.say(f"pretrain: {len(public)} public images of {config.public}")
+    synthesizer = build(context)
+    synthesizer.pretrain(public, context.log)
+    checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict())
     return {"pretrain/images": float(len(public))}

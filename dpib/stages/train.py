@@ -2,57 +2,42 @@
 
 from pathlib import Path
 
-import torch
-
 from dpib import checkpoint
 from dpib.atomic import write_text
-from dpib.config import Config
-from dpib.data.catalog import Card
 from dpib.errors import UserError
 from dpib.privacy import calibrate, statement
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account, Ledger
 from dpib.sensitive import Sensitive
+from dpib.stages.context import Context
 from dpib.stages.pretrain import FINAL, build
-from dpib.synthesizer import Log, Synthesizer
+from dpib.synthesizer import Synthesizer
 
 LEDGER = Path("privacy") / "ledger.json"
 STATEMENT = Path("privacy") / "statement.md"
 
 
-def train(
-    config: Config,
-    card: Card,
-    sensitive: Sensitive,
-    device: torch.device,
-    pretrained: Path | None,
-    artifacts: Path,
-    private: Path,
-    log: Log,
-) -> dict[str, float]:
+def train(context: Context, sensitive: Sensitive, pretrained: Path | None) -> dict[str, float]:
     """Write `checkpoints/final.safetensors` and `privacy/*`; return what was spent.
 
     Args:
-        config: the run's configuration.
-        card: of the sensitive data set.
-        sensitive: its vaults.
-        device: where to train.
+        context: the stage.
+        sensitive: the vaults of its data set.
         pretrained: checkpoint of a pretraining stage, or None.
-        artifacts: where artifacts go.
-        private: where finished releases are kept until the stage is done.
-        log: curves, grids, snapshots.
+
+    Raises:
+        UserError: when the budget cannot pay for the method's plan.
     """
-    synthesizer = build(config, card, device)
+    synthesizer = build(context)
     if pretrained is not None:
         synthesizer.load_state_dict(checkpoint.load(pretrained))
-    ledger = Ledger.open(artifacts / LEDGER, sensitive.account())
+    ledger = Ledger.open(context.artifacts / LEDGER, sensitive.account())
     plan = calibrated(synthesizer, ledger.account)
     for charge in plan:
-        log.say(f"train: {charge.name}: sigma {charge.sigma:.4g}, rate {charge.rate:g}, {charge.count} time(s)")
-    vault = sensitive.vault("train", ledger, plan, private)
-    synthesizer.train(vault, log)
-    checkpoint.save(artifacts / FINAL, synthesizer.state_dict())
-    write_text(artifacts / STATEMENT, statement.render(ledger.account))
+        context.log.say(f"train: {charge.name}: sigma {charge.sigma:.4g}, rate {charge.rate:g}, {charge.count} time(s)")
+    synthesizer.train(sensitive.vault("train", ledger, plan, context.private), context.log)
+    checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict())
+    write_text(context.artifacts / STATEMENT, statement.render(ledger.account))
     return {**spent_metrics(ledger.account), **{f"privacy/sigma_{c.name}": c.sigma or 0.0 for c in plan}}
 
 

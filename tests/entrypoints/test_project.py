@@ -70,9 +70,7 @@ def test_conda_and_lock_are_the_same_environment(root):
     lock = (root / "requirements.lock").read_text()
     for pinned in ("mlflow==3.17.2", "torch==2.11.0", "torchvision==0.26.0"):
         assert f"\n{pinned} \\" in lock
-    assert "http" not in lock.replace("httptools", "").replace("httpcore", "").replace("httpx", "").replace(
-        "aiohttp", ""
-    )
+    assert "://" not in lock
     assert not any(line.startswith("--") for line in lock.splitlines())
 
 

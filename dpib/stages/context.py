@@ -1,0 +1,26 @@
+"""What every stage function is given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dpib.config import Config
+from dpib.data.catalog import Card
+from dpib.synthesizer import Log
+
+
+@dataclass(frozen=True)
+class Context:
+    """One stage at work.
+
+    `artifacts` becomes the tracked run's artifacts when the stage is done; `private` never leaves this
+    machine and is deleted then.
+    """
+
+    config: Config
+    card: Card
+    device: torch.device
+    artifacts: Path
+    private: Path
+    log: Log

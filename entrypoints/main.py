@@ -8,9 +8,9 @@ from dpib.config import compose
 from dpib.data.catalog import Card
 from dpib.pipeline import run_main
 from dpib.runner import Result
-from dpib.runs_view import address
 from dpib.stages.generate import SAMPLE
 from dpib.tracking import Store
+from dpib.tracking.view import address
 from entrypoints import cli
 
 

@@ -8,7 +8,7 @@ import webbrowser
 import click
 
 from dpib.errors import UserError
-from dpib.runs_view import address
+from dpib.tracking.view import address
 from entrypoints import cli
 
 

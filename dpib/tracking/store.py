@@ -1,31 +1,26 @@
-"""Tracked runs: the only file that imports mlflow."""
+"""One tracking address: finds, begins, resumes and reads runs."""
 
 import os
-import socket
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 import mlflow
-import numpy as np
-from mlflow.data.http_dataset_source import HTTPDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from dpib.errors import UserError
-from dpib.runs_view import VIEW_NAME, view_state
+from dpib.tracking.run import Run, is_dead
+from dpib.tracking.view import VIEW_NAME, view_state
 
-_FLUSH_SECONDS = 2.0
-_HEARTBEAT_SECONDS = 60.0
-_STALE_SECONDS = 15 * 60.0
+_EXPERIMENT_NOTE = """Differentially private synthetic images of **{title}**. Every `main` run trains a \
+synthesizer within a privacy budget, draws a labelled set and measures it; its children hold the curves.
+
+`utility/accuracy_best` is the test accuracy of the classifier and epoch that a differentially private \
+selection chose; `privacy/epsilon` is everything spent, that selection included. What is not covered by \
+epsilon stands in each run's `privacy/statement.md`."""
 
 
 class Store:
@@ -65,7 +60,7 @@ class Store:
             raise UserError(f"no runs at {self.uri} yet: make run makes one")
         return str(runs[0].info.experiment_id)
 
-    def begin(self, experiment: str, name: str, tags: Mapping[str, str], parent: str | None) -> "Run":
+    def begin(self, experiment: str, name: str, tags: Mapping[str, str], parent: str | None) -> Run:
         """Start a run; at top level the run that `mlflow run` made for us is taken over (see `_launcher`)."""
         launcher = None if parent else self._launcher()
         if launcher is not None and launcher.info.experiment_id != "0":
@@ -79,7 +74,7 @@ class Store:
         run.tag(tags)
         return run
 
-    def resume(self, run_id: str) -> "Run | None":
+    def resume(self, run_id: str) -> Run | None:
         """Go on with an unfinished run, or return None if this store does not have it."""
         try:
             found = self._client.get_run(run_id)
@@ -159,7 +154,7 @@ class Store:
             return []
         dead = []
         for run in self._client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000):
-            if "dpib.stage" in run.data.tags and _is_dead(run.data.tags):
+            if "dpib.stage" in run.data.tags and is_dead(run.data.tags):
                 self._client.set_terminated(run.info.run_id, "KILLED")
                 dead.append(run.info.run_id)
         return dead
@@ -189,121 +184,3 @@ class Store:
             return {}
         kept = ("mlflow.source.", "mlflow.project.", "mlflow.user")
         return {k: v for k, v in launcher.data.tags.items() if k.startswith(kept)}
-
-
-class Run:
-    """One tracked run. Curves and images are buffered and sent by a thread, never one call per step."""
-
-    def __init__(self, client: mlflow.MlflowClient, run_id: str) -> None:
-        self._client = client
-        self.id = run_id
-        self._metrics: list[Metric] = []
-        self._images: list[tuple[str, np.ndarray, int]] = []
-        self._guard = threading.Lock()
-        self._sending = threading.Lock()
-        self._stop = threading.Event()
-        self.tag(_process_tags())
-        self._thread = threading.Thread(target=self._send_regularly, daemon=True)
-        self._thread.start()
-
-    def tag(self, tags: Mapping[str, str]) -> None:
-        """Set tags now."""
-        self._client.log_batch(self.id, tags=[RunTag(k, v) for k, v in tags.items()])
-
-    def params(self, flat: Mapping[str, Any]) -> None:
-        """Log the resolved configuration under `cfg.`; the same values again are no error."""
-        params = [Param(f"cfg.{key}", _text(value)) for key, value in flat.items()]
-        self._client.log_batch(self.id, params=params)
-
-    def dataset(self, name: str, source: str, context: str) -> None:
-        """Log a data set by name and source only: no digest or profile of sensitive images enters the store."""
-        entry = MetaDataset(HTTPDatasetSource(source or "https://none"), name=name)._to_mlflow_entity()  # type: ignore[abstract]
-        self._client.log_inputs(self.id, [DatasetInput(entry, [InputTag("mlflow.data.context", context)])])
-
-    def final(self, metrics: Mapping[str, float]) -> None:
-        """Log scores without a step (the UI draws them as bars)."""
-        now = int(time.time() * 1000)
-        self._client.log_batch(self.id, metrics=[Metric(k, float(v), now, 0) for k, v in metrics.items()])
-
-    def curve(self, name: str, value: float, step: int) -> None:
-        """Buffer one point of a curve."""
-        with self._guard:
-            self._metrics.append(Metric(name, value, int(time.time() * 1000), step))
-
-    def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Buffer one picture uint8 [h, w, 3] of a series."""
-        with self._guard:
-            self._images.append((name, picture, step))
-
-    def artifacts(self, folder: Path) -> None:
-        """Upload the content of `folder`, keeping its layout."""
-        self._client.log_artifacts(self.id, str(folder))
-
-    def text(self, content: str, path: str) -> None:
-        """Upload one text artifact."""
-        self._client.log_text(self.id, content, path)
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """Send what is buffered and end the run with `status` (FINISHED, FAILED or KILLED)."""
-        self._stop.set()
-        self._thread.join()
-        self._send()
-        self._client.set_terminated(self.id, status)
-
-    def _send_regularly(self) -> None:
-        beat = time.monotonic()
-        while not self._stop.wait(_FLUSH_SECONDS):
-            try:
-                self._send()
-                if time.monotonic() - beat > _HEARTBEAT_SECONDS:
-                    beat = time.monotonic()
-                    self.tag({"dpib.heartbeat": str(int(time.time()))})
-            except (MlflowException, OSError):
-                continue  # the server is away: the buffer waits, and `finish` sends it or raises
-
-    def _send(self) -> None:
-        with self._sending:
-            with self._guard:
-                metrics, images = self._metrics[:], self._images[:]
-            for start in range(0, len(metrics), 1000):
-                self._client.log_batch(self.id, metrics=metrics[start : start + 1000])
-            for name, picture, step in images:
-                self._client.log_image(self.id, picture, key=name, step=step)
-            with self._guard:
-                del self._metrics[: len(metrics)], self._images[: len(images)]
-
-
-def _text(value: Any) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _process_tags() -> dict[str, str]:
-    return {
-        "dpib.host": socket.gethostname(),
-        "dpib.process": f"{os.getpid()}:{_started(os.getpid())}",
-        "dpib.heartbeat": str(int(time.time())),
-    }
-
-
-def _started(pid: int) -> str:
-    """Return when a process started, in kernel ticks, so that a reused pid is not taken for the old process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def _is_dead(tags: Mapping[str, str]) -> bool:
-    if tags.get("dpib.host") == socket.gethostname():
-        pid, _, started = tags.get("dpib.process", "0:").partition(":")
-        if Path("/proc").is_dir():
-            return started != _started(int(pid))
-    return time.time() - float(tags.get("dpib.heartbeat", "0")) > _STALE_SECONDS
-
-
-_EXPERIMENT_NOTE = """Differentially private synthetic images of **{title}**. Every `main` run trains a \
-synthesizer within a privacy budget, draws a labelled set and measures it; its children hold the curves.
-
-`utility/accuracy_best` is the test accuracy of the classifier and epoch that a differentially private \
-selection chose; `privacy/epsilon` is everything spent, that selection included. What is not covered by \
-epsilon stands in each run's `privacy/statement.md`."""

@@ -1,0 +1,11 @@
+"""Tracked runs: the only package that imports mlflow."""
+
+import os
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+from dpib.tracking.run import Run
+from dpib.tracking.store import Store
+
+__all__ = ["Run", "Store"]

@@ -18,7 +18,7 @@ TINY = {
     "pretrain.steps": "3",
     "pretrain.batch": "20",
     "generate.images": "120",
-    "eval.classifiers.resnet": "{depth: 8, width: 4}",
+    "eval.classifiers.resnet": "{depth: 8, width: 8}",
     "eval.classifiers.wrn": "{depth: 10, widen: 1}",
     "eval.classifiers.resnext": "none",
     "eval.schedule.epochs": "2",

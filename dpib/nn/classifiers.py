@@ -5,7 +5,7 @@ ResNet: He et al. 2016; WRN: Zagoruyko and Komodakis 2016; ResNeXt: Xie et al. 2
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import Annotated, cast
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from dpib.section import Positive, Section
 
 
+# oneDNN's strided 1x1 convolution never returns for fewer than eight channels stored last, on CPUs with AVX2.
+Width = Annotated[int, Field(gt=0, multiple_of=8)]
+
+
 class ResNet(Section):
     """CIFAR-style ResNet with basic blocks; depth = 6 n + 2."""
 
     depth: Positive
-    width: Positive = 16
+    width: Width = 16
 
 
 class WideResNet(Section):
@@ -35,7 +39,7 @@ class ResNeXt(Section):
     depth: Positive
     cardinality: Positive
     widen: Positive
-    width: Positive = 64
+    width: Width = 64
 
 
 class Classifiers(Section):

@@ -23,7 +23,7 @@ def stripes(n, seed=0):
 
 def network(seed=0):
     torch.manual_seed(seed)
-    only = Classifiers(resnet=ResNet(depth=8, width=4), wrn=None, resnext=None)
+    only = Classifiers(resnet=ResNet(depth=8, width=8), wrn=None, resnext=None)
     return build(only, 1, 2)["resnet"]
 
 

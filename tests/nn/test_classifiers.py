@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from dpib.nn.classifiers import Classifiers, ResNet, ResNeXt, WideResNet, build
@@ -18,9 +19,9 @@ PUBLISHED_CIFAR = Classifiers(
     resnext=ResNeXt(depth=20, cardinality=8, widen=10),
 )
 SMALL = Classifiers(
-    resnet=ResNet(depth=8, width=4),
+    resnet=ResNet(depth=8, width=8),
     wrn=WideResNet(depth=10, widen=1, dropout=0.1),
-    resnext=ResNeXt(depth=11, cardinality=2, widen=2, width=4),
+    resnext=ResNeXt(depth=11, cardinality=2, widen=2, width=8),
 )
 
 
@@ -67,3 +68,8 @@ def test_the_average_takes_batch_norm_statistics_along():
     for name in ("0.weight", "1.running_mean", "1.running_var"):
         assert torch.allclose(average.network.state_dict()[name], expected[name], atol=1e-5)
     assert not average.network.training
+
+
+def test_a_width_on_which_a_kernel_would_hang_is_refused():
+    with pytest.raises(ValidationError, match="multiple of 8"):
+        ResNet(depth=8, width=4)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from dpib.section import Positive, Section
 
-
 # oneDNN's strided 1x1 convolution never returns for fewer than eight channels stored last, on CPUs with AVX2.
 Width = Annotated[int, Field(gt=0, multiple_of=8)]
 

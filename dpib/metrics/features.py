@@ -94,9 +94,19 @@ def inception_embedding(weights: Path | None, device: torch.device) -> Embedding
     return Embedding("fidelity", _digest(network.state_dict()), lambda x: network(x.to(device)), head)
 
 
-def _safe_state(path: Path) -> dict[str, Tensor]:
+def weights_file(name: str) -> Path:
+    """Return the path of a file of Inception weights.
+
+    Raises:
+        UserError: when there is no such file.
+    """
+    path = Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"Inception weights {path} do not exist: give eval.inception_weights a file, or none")
+    return path
+
+
+def _safe_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -1,0 +1,54 @@
+"""Audit of `Vault.select`: does the better candidate win as often as report-noisy-max with Laplace noise says?"""
+
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+
+from dpib.images import Images
+from dpib.privacy.audit import statistics
+from dpib.privacy.audit.findings import Finding
+from dpib.privacy.events import Charge, Relation
+from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.rng import NoiseSource
+from dpib.privacy.vault import Predictor, Vault
+
+_GAP = 2
+_EPSILON = 0.5
+_MOVES = {"zero_out": 1.0, "replace_one": 2.0}
+
+
+def audit_selection(relation: Relation, selections: int = 600) -> list[Finding]:
+    """Return the findings about selections between two candidates whose counts are two apart.
+
+    With Laplace noise of scale b on both, the better one wins with probability 1 - (1 + d/(2b)) exp(-d/b)/2 at
+    a gap d.
+    """
+    images = Images(torch.zeros(10, 1, 1, 1, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
+    plan = [
+        Charge(f"select-{i}", "noisy_max", "an audit", epsilon=_EPSILON) for i in range(selections)
+    ]
+    with tempfile.TemporaryDirectory(prefix="dpib-audit-") as folder:
+        account = Account(dataset="made-up records", relation=relation, epsilon=1e9, delta=1e-6, scopes={"val": 10})
+        ledger = Ledger.open(Path(folder) / "ledger.json", account)
+        vault = Vault(images, "val", ledger, plan, NoiseSource(), Path(folder))
+        ledger.reserve(plan, "val")
+        vault.score("better", _right_on(8))
+        vault.score("worse", _right_on(8 - _GAP))
+        wins = sum(vault.select(charge.name, ["worse", "better"]) == "better" for charge in plan)
+        spent = ledger.account.spent()
+    steps = _GAP * _EPSILON / _MOVES[relation]
+    expected = 1 - (1 + steps / 2) * math.exp(-steps) / 2
+    away = statistics.rate_deviation(wins, selections, expected)
+    charged = abs(spent / (selections * _EPSILON) - 1)
+    return [
+        Finding("selection", "noise", f"wins away from {expected:.3f}, in standard errors", away,
+                f"within {statistics.Z:g}", abs(away) <= statistics.Z),
+        Finding("selection", "ledger", "charged epsilon away from the sum", charged, "at most 1e-6", charged <= 1e-6),
+    ]  # fmt: skip
+
+
+def _right_on(count: int) -> Predictor:
+    """Return a predictor that is right on the first `count` images."""
+    return lambda x: (torch.arange(len(x)) >= count).long()

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +11,10 @@ from tqdm import tqdm
 from dpib.checkpoint import State
 from dpib.errors import UserError
 from dpib.images import Images
+from dpib.privacy.gradients import Gradients
 from dpib.synthesizer import Log
 
 SNAPSHOT_SECONDS = 30.0
-
-
-class Gradients(NamedTuple):
-    """The gradient of each parameter, in order, and the loss if it may be told."""
-
-    of: list[Tensor]
-    loss: Tensor | None
 
 
 def exact(loss: Callable[[], Tensor], model: nn.Module) -> Iterator[Gradients]:

@@ -17,7 +17,8 @@ class Charge:
     `sigma` is the noise multiplier: standard deviation over the largest norm that one record may
     contribute. A Gaussian charge without sigma is free: calibration chooses it (see `calibrate.solve`).
     `epsilon` is the pure-DP price of a report-noisy-max selection. `rate` is the Poisson sampling
-    probability and `count` the number of times that the mechanism runs.
+    probability and `count` the number of times that the mechanism runs. `cap` truncates a Poisson
+    batch to a uniformly random subset of that size.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Charge:
     rate: float = 1.0
     count: int = 1
     partition: str = ""
+    cap: int | None = None
 
     def at(self, sigma: float) -> Self:
         """Return the same charge with its noise multiplier fixed."""
@@ -50,6 +52,7 @@ class Charge:
             rate=self.rate,
             count=self.count,
             partition=self.partition,
+            cap=self.cap,
             label=self.label,
         )
 
@@ -69,6 +72,7 @@ class Event(BaseModel):
     rate: float = Field(default=1.0, gt=0, le=1)
     count: int = Field(default=1, gt=0)
     partition: str = ""
+    cap: int | None = Field(default=None, gt=0)
     label: str = ""
 
     @model_validator(mode="after")

@@ -6,18 +6,22 @@ a value that never reached the disk was never seen, and is drawn anew under the 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpib.atomic import replacing, write_text
+from dpib.distributed import World
 from dpib.images import Images
+from dpib.privacy import gradients
 from dpib.privacy.events import Charge, Scope
+from dpib.privacy.gradients import Gradients, GradientSpec
 from dpib.privacy.ledger import BudgetError, Ledger
+from dpib.privacy.per_record.base import RecordLoss
 from dpib.privacy.rng import NoiseSource
 
 
@@ -46,6 +50,7 @@ class Vault:
         noise: the source of privacy noise.
         folder: where finished releases are kept for resumption (private: counts may stand there too).
         batch: records processed at a time; bounds memory and changes no result.
+        world: the processes that share the work of `gradients`.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Vault:
         noise: NoiseSource,
         folder: Path,
         batch: int = 1000,
+        world: World | None = None,
     ) -> None:
         expected = ledger.account.scopes.get(scope, 0)
         if len(images) != expected or not expected:
@@ -71,6 +77,8 @@ class Vault:
         self._noise = noise
         self._folder = folder
         self._batch = batch
+        self._world = world or World()
+        self._begun: dict[str, int] = {}
         self._counts_file = folder / f"{scope}-counts.json"
         self._counts: dict[str, int] = {}
         if self._counts_file.is_file():
@@ -119,6 +127,32 @@ class Vault:
             total = part if total is None else total + part
         assert total is not None
         return total
+
+    def gradients(self, name: str, loss: RecordLoss, model: nn.Module, spec: GradientSpec) -> Iterator[Gradients]:
+        """Release the noised gradient of `loss` at the model's current parameters, once per step (DP-SGD).
+
+        The whole charge is made here. Steps before `spec.start` count as persisted and cannot be had
+        again; those after it were never seen outside and are drawn anew.
+
+        Args:
+            name: of a Gaussian charge: its sigma, Poisson rate, cap and number of steps are what runs.
+            loss: of one record.
+            model: its trainable parameters are differentiated; it is left as found.
+            spec: clip, seed and how to compute.
+
+        Yields:
+            one item per step, `charge.count - spec.start` of them; asking for more raises `BudgetError`.
+
+        Raises:
+            BudgetError: when `name` is not in the plan or cannot be paid for.
+            UserError: when the model has layers whose records cannot be told apart.
+        """
+        charge = self._planned(name, "gaussian")
+        steps = gradients.prepare(self._images, charge, loss, model, spec, self._noise, self._world)
+        if self._world.leads:
+            self._ledger.reserve([charge], self._scope)
+        self._world.barrier()
+        return iter(steps)
 
     def score(self, candidate: str, predictor: Predictor) -> None:
         """Count the records that `predictor` gets right; the count stays inside (see `select`).

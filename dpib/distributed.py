@@ -1,0 +1,71 @@
+"""The processes of one run: one by default, several under torchrun (gloo on CPU, NCCL on GPU)."""
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dpib.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size` of them; alone, every operation is the identity."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def join(cls, device: torch.device | None = None) -> "World":
+        """Return the world that torchrun's environment describes, or a world of one process.
+
+        Args:
+            device: where this process computes; none: its own GPU if there are GPUs, else the CPU.
+
+        Raises:
+            UserError: when torchrun's variables are there but incomplete.
+        """
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+        if device is None:
+            device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        if size == 1:
+            return cls(0, 1, device)
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise UserError(f"WORLD_SIZE={size} but {missing[0]} is not set: start the processes with torchrun")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=size)
+        return cls(rank, size, device)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which alone draws noise, writes and tracks."""
+        return self.rank == 0
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Overwrite `tensor` with rank 0's on every rank, and return it."""
+        if self.size > 1:
+            dist.broadcast(tensor, src=0)
+        return tensor
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Overwrite `tensor` with its sum over ranks on every rank, and return it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        """End the process group that `join` began."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()

@@ -7,6 +7,7 @@ a value that never reached the disk was never seen, and is drawn anew under the 
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +40,26 @@ Predictor = Callable[[Tensor], Tensor]
 """Maps uint8 images [n, c, h, w] to predicted labels int64 [n]."""
 
 
+@dataclass(frozen=True)
+class SumMechanism:
+    """What `release_sum` is about to do."""
+
+    feature: Feature
+
+
+@dataclass(frozen=True)
+class StepsMechanism:
+    """What `gradients` is about to do."""
+
+    loss: RecordLoss
+    model: nn.Module
+    spec: GradientSpec
+
+
+Witness = Callable[[Charge, SumMechanism | StepsMechanism], None]
+"""Told of every mechanism before it runs; sees no record. An audit learns from it what a method releases."""
+
+
 class Vault:
     """Guards `images`; releases only what `plan` foresees and `ledger` can pay for.
 
@@ -51,6 +72,7 @@ class Vault:
         folder: where finished releases are kept for resumption (private: counts may stand there too).
         batch: records processed at a time; bounds memory and changes no result.
         world: the processes that share the work of `gradients`.
+        witness: told of sums and gradients before they are released.
     """
 
     def __init__(
@@ -63,6 +85,7 @@ class Vault:
         folder: Path,
         batch: int = 1000,
         world: World | None = None,
+        witness: Witness | None = None,
     ) -> None:
         expected = ledger.account.scopes.get(scope, 0)
         if len(images) != expected or not expected:
@@ -78,6 +101,7 @@ class Vault:
         self._folder = folder
         self._batch = batch
         self._world = world or World()
+        self._witness = witness
         self._begun: dict[str, int] = {}
         self._counts_file = folder / f"{scope}-counts.json"
         self._counts: dict[str, int] = {}
@@ -104,6 +128,8 @@ class Vault:
             BudgetError: when `name` is not in the plan or cannot be paid for.
         """
         charge = self._planned(name, "gaussian")
+        if self._witness is not None:
+            self._witness(charge, SumMechanism(feature))
         saved = self._finished(name)
         if saved is not None:
             return saved
@@ -148,6 +174,8 @@ class Vault:
             UserError: when the model has layers whose records cannot be told apart.
         """
         charge = self._planned(name, "gaussian")
+        if self._witness is not None:
+            self._witness(charge, StepsMechanism(loss, model, spec))
         steps = gradients.prepare(self._images, charge, loss, model, spec, self._noise, self._world)
         if self._world.leads:
             self._ledger.reserve([charge], self._scope)

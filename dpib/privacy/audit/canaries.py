@@ -43,17 +43,15 @@ class _Table(nn.Module):
 class _Shout:
     """A loss with a huge gradient in the coordinate that the record's pixels name, and none for a null record."""
 
-    def __init__(self, multiplicity: int) -> None:
-        self.multiplicity = multiplicity
+    def __init__(self, canaries: int, multiplicity: int) -> None:
+        self.canaries, self.multiplicity = canaries, multiplicity
 
     def rows(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Return the record's coordinate and its factor, K times."""
         index = int(x.flatten()[0]) * 256 + int(x.flatten()[1])
         factor = torch.nan if index == _NOBODY else 1e3
-        return (
-            torch.full((self.multiplicity,), 0 if index == _NOBODY else index),
-            torch.full((self.multiplicity,), factor),
-        )
+        k = self.multiplicity
+        return torch.full((k,), index % self.canaries), torch.full((k,), factor)
 
     def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
         """Return the parameter times the factor."""
@@ -74,7 +72,7 @@ class Training(NamedTuple):
 
 
 def audit_canaries(
-    charge: Charge, spec: GradientSpec, multiplicity: int, n: int, canaries: int = 1000, steps: int = 60
+    charge: Charge, spec: GradientSpec, multiplicity: int, n: int, canaries: int = 400, steps: int = 60
 ) -> list[Finding]:
     """Return the findings about sampler, clip, noise and ledger of DP-SGD under `charge` and `spec`.
 
@@ -102,7 +100,7 @@ def audit_canaries(
     noise = train(absent, NoiseSource()).sums / charge.sigma
     return [
         *_participation(charge.name, hits, other, _mean_rate(short, canaries)),
-        *audit_noise(charge.name, list(noise[:4])),
+        *audit_noise(charge.name, list(noise.flatten().chunk(4))),
         *_spending(charge.name, trained, short, hits, noise * charge.sigma),
     ]
 
@@ -168,7 +166,7 @@ def _nobody(count: int) -> Images:
 
 def _train(images: Images, charge: Charge, spec: GradientSpec, multiplicity: int, noise: NoiseSource) -> Training:
     with records.vault_of(images, charge, noise) as (vault, ledger, _):
-        steps = iter(vault.gradients(records.NAME, _Shout(multiplicity), _Table(len(images)), spec))
+        steps = iter(vault.gradients(records.NAME, _Shout(len(images), multiplicity), _Table(len(images)), spec))
         over = len(images) * charge.rate / spec.clip
         sums = torch.stack([next(steps).of[0].double().flatten() * over for _ in range(charge.count)])
         try:

@@ -1,7 +1,7 @@
 """Made-up records to attack a mechanism with, and null records that contribute nothing to any query."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account, Ledger
 from dpib.privacy.per_record.base import RecordLoss
 from dpib.privacy.rng import NoiseSource
-from dpib.privacy.vault import Feature, Vault
+from dpib.privacy.vault import Feature, Vault, Witness
 
 _NULL = 7  # the level of every pixel of a null record; no adversarial record has it everywhere
 NAME = "audited"
@@ -23,7 +23,7 @@ NAME = "audited"
 
 def adversarial(shape: tuple[int, int, int], classes: int) -> Images:
     """Return records that stretch a mechanism: extremes, texture, duplicates, and a class of one."""
-    c, h, w = shape
+    _, h, w = shape
     noise = torch.randint(0, 256, shape, generator=seeding.generator(0, "audit"), dtype=torch.uint8)
     lone = torch.zeros(shape, dtype=torch.uint8)
     lone[:, h // 2, w // 2] = 255
@@ -92,14 +92,20 @@ class NullableLoss:
 
 @contextmanager
 def vault_of(images: Images, charge: Charge, noise: NoiseSource) -> Iterator[tuple[Vault, Ledger, Charge]]:
-    """Yield a vault around made-up records with a budget for anything, its ledger, and the charge it plans.
-
-    The charge is the one given, under the name `NAME`.
-    """
+    """Yield a vault around made-up records that plans one charge under the name `NAME`, its ledger, and that charge."""
     planned = replace(charge, name=NAME)
+    with vault_for(images, [planned], noise) as (vault, ledger):
+        yield vault, ledger, planned
+
+
+@contextmanager
+def vault_for(
+    images: Images, plan: Sequence[Charge], noise: NoiseSource, witness: Witness | None = None
+) -> Iterator[tuple[Vault, Ledger]]:
+    """Yield a vault around made-up records, with a plan and a budget for anything, and its ledger."""
     with tempfile.TemporaryDirectory(prefix="dpib-audit-") as folder:
         account = Account(
             dataset="made-up records", relation="zero_out", epsilon=1e15, delta=1e-6, scopes={"train": len(images)}
         )
         ledger = Ledger.open(Path(folder) / "ledger.json", account)
-        yield Vault(images, "train", ledger, [planned], noise, Path(folder)), ledger, planned
+        yield Vault(images, "train", ledger, plan, noise, Path(folder), witness=witness), ledger

@@ -26,9 +26,7 @@ def audit_selection(relation: Relation, selections: int = 600) -> list[Finding]:
     a gap d.
     """
     images = Images(torch.zeros(10, 1, 1, 1, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
-    plan = [
-        Charge(f"select-{i}", "noisy_max", "an audit", epsilon=_EPSILON) for i in range(selections)
-    ]
+    plan = [Charge(f"select-{i}", "noisy_max", "an audit", epsilon=_EPSILON) for i in range(selections)]
     with tempfile.TemporaryDirectory(prefix="dpib-audit-") as folder:
         account = Account(dataset="made-up records", relation=relation, epsilon=1e9, delta=1e-6, scopes={"val": 10})
         ledger = Ledger.open(Path(folder) / "ledger.json", account)

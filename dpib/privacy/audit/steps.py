@@ -42,9 +42,7 @@ def audit_steps(
     ]
 
 
-def _sensitivity(
-    charge: Charge, loss: RecordLoss, model: nn.Module, spec: GradientSpec, images: Images
-) -> Finding:
+def _sensitivity(charge: Charge, loss: RecordLoss, model: nn.Module, spec: GradientSpec, images: Images) -> Finding:
     # Hardly any noise: it cancels between neighbours, and its rounding must not hide what is left.
     once = replace(charge, sigma=1e-3, rate=1.0, count=1, cap=None)
     whole = _steps(images, once, loss, model, spec, NoiseSource(0))[0]

@@ -1,0 +1,88 @@
+"""Audit: run a method on made-up images far enough to learn what it releases, then attack each of its mechanisms."""
+
+from contextlib import suppress
+
+import torch
+
+from dpib import seeding
+from dpib.atomic import write_text
+from dpib.images import Images
+from dpib.privacy.audit import black_box, canaries, records, selection, steps, sums
+from dpib.privacy.audit.findings import Finding, as_json, as_markdown, failed
+from dpib.privacy.events import Charge
+from dpib.privacy.ledger import Account
+from dpib.privacy.rng import NoiseSource
+from dpib.privacy.vault import StepsMechanism, SumMechanism
+from dpib.stages.context import Context
+from dpib.stages.pretrain import build
+from dpib.stages.train import calibrated
+from dpib.synthesizer import Synthesizer
+
+REPORT = "audit/report.md"
+FINDINGS = "audit/findings.json"
+_IMAGES = 64
+
+Mechanism = SumMechanism | StepsMechanism
+
+
+class _Enough(Exception):
+    """Every planned release has been seen: the rest of the training would teach nothing."""
+
+
+def audit(context: Context, account: Account, black: bool) -> dict[str, float]:
+    """Write `audit/report.md` and `audit/findings.json`; return how many checks were made and how many failed.
+
+    No sensitive record is read.
+
+    Args:
+        context: the stage.
+        account: a fresh account of the data set: it says for how many records and what budget to calibrate.
+        black: also run the slow black-box test of every release.
+    """
+    synthesizer = build(context)
+    plan = calibrated(synthesizer, account)
+    mechanisms = witnessed(context, synthesizer, plan)
+    findings: list[Finding] = []
+    for charge in plan:
+        context.log.say(f"audit: {charge.name}")
+        findings += _attack(context, charge, mechanisms.get(charge.name), account.scopes["train"], black)
+    if context.config.eval.mode == "val":
+        context.log.say("audit: selection of classifiers")
+        findings += selection.audit_selection(account.relation)
+    config = context.config
+    title = f"{config.method} on {context.card.name}, epsilon {config.epsilon:g}, profile {config.profile}"
+    write_text(context.artifacts / REPORT, as_markdown(title, findings))
+    write_text(context.artifacts / FINDINGS, as_json(findings))
+    return {"audit/checks": float(len(findings)), "audit/failed": float(len(failed(findings)))}
+
+
+def witnessed(context: Context, synthesizer: Synthesizer, plan: tuple[Charge, ...]) -> dict[str, Mechanism]:
+    """Return the mechanism behind each planned charge, as the method's own training asks for it."""
+    found: dict[str, Mechanism] = {}
+
+    def witness(charge: Charge, mechanism: Mechanism) -> None:
+        found[charge.name] = mechanism
+        if len(found) == len(plan):
+            raise _Enough
+
+    shape, classes = context.card.shape, len(context.card.classes)
+    stream = seeding.generator(context.config.seed, "audit", "images")
+    x = torch.randint(0, 256, (_IMAGES, *shape), generator=stream, dtype=torch.uint8)
+    images = Images(x, torch.arange(_IMAGES) % classes)
+    with records.vault_for(images, plan, NoiseSource(), witness) as (vault, _):
+        with suppress(_Enough):
+            synthesizer.train(vault, context.log)
+    return found
+
+
+def _attack(context: Context, charge: Charge, mechanism: Mechanism | None, n: int, black: bool) -> list[Finding]:
+    shape, classes = context.card.shape, len(context.card.classes)
+    if isinstance(mechanism, SumMechanism):
+        found = sums.audit_sum(charge, mechanism.feature, shape, classes)
+        return found + (black_box.audit_sum(charge, mechanism.feature, shape, classes) if black else [])
+    if isinstance(mechanism, StepsMechanism):
+        loss, model, spec = mechanism.loss, mechanism.model, mechanism.spec
+        found = steps.audit_steps(charge, loss, model, spec, shape, classes)
+        found += canaries.audit_canaries(charge, spec, loss.multiplicity, n)
+        return found + (black_box.audit_steps(charge, loss, model, spec, shape, classes) if black else [])
+    return [Finding(charge.name, "ledger", "the method asks for its planned release", 0.0, "1", False)]

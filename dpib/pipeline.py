@@ -14,6 +14,7 @@ from dpib.errors import UserError
 from dpib.privacy.ledger import Account
 from dpib.runner import Result, Stage, execute
 from dpib.sensitive import Sensitive
+from dpib.stages.audit import audit
 from dpib.stages.baseline import baseline
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
@@ -118,6 +119,13 @@ def run_baseline(config: Config, card: Card, store: Store) -> Result:
         private_snapshot=True,
     )
     return execute(stage, config, card, store)
+
+
+def run_audit(config: Config, card: Card, store: Store, black: bool) -> Result:
+    """Attack the mechanisms of a method under one configuration; always does it anew, and reads no sensitive image."""
+    account = Sensitive(config, card).account()
+    stage = Stage("audit", lambda context, _: audit(context, account, black))
+    return execute(stage, config.model_copy(update={"reuse": False}), card, store)
 
 
 def run_main(config: Config, card: Card, store: Store) -> Result:

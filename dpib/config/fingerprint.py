@@ -24,6 +24,7 @@ def stage_slice(stage: str, config: Config) -> dict[str, Any]:
         "prepare": ("dataset",),
         "pretrain": ("public", "seed", "synthesizer", *(key for key in recipe if key != "train")),
         "train": (*_TASK, *_PRIVACY, "public", *recipe),
+        "audit": (*_TASK, *_PRIVACY, *recipe),
         "generate": ("seed", "generate"),
         "evaluate": ("dataset", "seed", "unsafe_noise_seed", *_PRIVACY, "eval", "yardstick", "oracle"),
         "baseline": ("dataset", "seed", "data", "eval", "oracle"),

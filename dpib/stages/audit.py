@@ -69,9 +69,8 @@ def witnessed(context: Context, synthesizer: Synthesizer, plan: tuple[Charge, ..
     stream = seeding.generator(context.config.seed, "audit", "images")
     x = torch.randint(0, 256, (_IMAGES, *shape), generator=stream, dtype=torch.uint8)
     images = Images(x, torch.arange(_IMAGES) % classes)
-    with records.vault_for(images, plan, NoiseSource(), witness) as (vault, _):
-        with suppress(_Enough):
-            synthesizer.train(vault, context.log)
+    with records.vault_for(images, plan, NoiseSource(), witness) as (vault, _), suppress(_Enough):
+        synthesizer.train(vault, context.log)
     return found
 
 

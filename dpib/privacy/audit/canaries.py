@@ -135,7 +135,7 @@ def _spending(release: str, trained: Training, charge: Charge, hits: Tensor, noi
     seen = math.inf
     if largest > 0 and deviation > 1e-3 * largest and rate > 0:
         plug_in = replace(charge, sigma=deviation / largest, rate=rate, cap=None, count=len(hits))
-        seen = accounting.composed([plug_in.event("train", hits.shape[1], "zero_out")], _DELTA)
+        seen = accounting.composed([plug_in.event("train", hits.shape[1], "zero_out")], _DELTA, "rdp")
     # Rate and deviation are measured to a few percent, so is their epsilon.
     excess = seen / trained.claimed if trained.claimed else math.inf
     return [
@@ -174,4 +174,4 @@ def _train(images: Images, charge: Charge, spec: GradientSpec, multiplicity: int
             stopped = False
         except BudgetError:
             stopped = True
-        return Training(sums, stopped, accounting.composed(ledger.account.events, _DELTA))
+        return Training(sums, stopped, accounting.composed(ledger.account.events, _DELTA, "rdp"))

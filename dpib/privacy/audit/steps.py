@@ -1,6 +1,7 @@
 """Audit of `Vault.gradients` on a method's own model and loss: sensitivity C, and noise on every parameter."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,7 +17,7 @@ from dpib.privacy.per_record.base import RecordLoss
 from dpib.privacy.rng import NoiseSource
 
 _ROUNDING = 1e-4  # of float32 gradients cast for the optimiser
-_FACTORS = (1.0, 1e-3, 1e4, torch.inf, 30.0, 1.0)
+_STRETCHES = ((1.0,) * 6, (1.0, 1e-3, 1e4, torch.inf, 30.0, 1.0))
 
 
 def audit_steps(
@@ -33,13 +34,18 @@ def audit_steps(
         classes: the number of classes.
     """
     images = records.adversarial(shape, classes)
-    factors = {x.numpy().tobytes(): f for x, f in zip(images.x, _FACTORS, strict=True)}
-    stretched = records.NullableLoss(loss, factors)
     fresh = replace(spec, start=0)
     return [
-        _sensitivity(charge, stretched, model, fresh, images),
+        *(_sensitivity(charge, _stretched(loss, images, factors), model, fresh, images) for factors in _STRETCHES),
         *_noise(charge, records.NullableLoss(loss), model, fresh, records.nulls(2, shape)),
     ]
+
+
+def _stretched(loss: RecordLoss, images: Images, factors: Sequence[float]) -> RecordLoss:
+    """Return the loss with each record's multiplied by its factor: gradients far too large, tiny, or not finite."""
+    return records.NullableLoss(
+        loss, {x.numpy().tobytes(): factor for x, factor in zip(images.x, factors, strict=True)}
+    )
 
 
 def _sensitivity(charge: Charge, loss: RecordLoss, model: nn.Module, spec: GradientSpec, images: Images) -> Finding:

@@ -1,0 +1,182 @@
+"""Kill a small DP-SGD training at random moments, again and again, and compare with one that was left alone.
+
+    python -m benchmarks.kills --kills 100
+
+A child process trains with a vault, a ledger and snapshots on disk, as a stage does; the parent kills it with
+SIGKILL after a random time and starts it again, until the training is through. Every series must end with the
+ledger and the number of steps of the unbroken run, and no step may be shown twice with different content: what
+was seen is never drawn again.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpib import checkpoint, seeding
+from dpib.checkpoint import State
+from dpib.images import Images, from_unit
+from dpib.privacy.events import Charge
+from dpib.privacy.gradients import GradientSpec
+from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.rng import NoiseSource
+from dpib.privacy.vault import Vault
+from dpib.training import cosine, fit
+
+N, STEPS, SHOWN = 200, 30, 10
+PLAN = (Charge("dp-sgd", "gaussian", "a small training", sigma=1.0, rate=0.1, count=STEPS),)
+
+
+class Loss:
+    """Squared error of a linear autoencoder, two noise draws per record."""
+
+    multiplicity = 2
+
+    def rows(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        clean = x.float().flatten(1) / 255
+        return (clean + 0.1 * torch.randn(2, clean.shape[1], generator=generator),)
+
+    def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
+        return F.mse_loss(model(rows[0]), rows[0], reduction="none").mean(1)
+
+
+class DiskLog:
+    """The log of a stage in a folder: snapshots replace each other, and what is shown is written down for good."""
+
+    def __init__(self, folder: Path) -> None:
+        self._snapshot, self.shown = folder / "snapshot.safetensors", folder / "shown.jsonl"
+
+    def say(self, text: str) -> None:
+        pass
+
+    def curve(self, name: str, value: float, step: int) -> None:
+        raise AssertionError("a private training has no loss to show")
+
+    def grid(self, name: str, images: Images, step: int) -> None:
+        line = json.dumps([step, hashlib.sha256(images.x.numpy().tobytes()).hexdigest()])
+        with self.shown.open("a") as handle:
+            handle.write(line + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def save(self, state: State) -> None:
+        checkpoint.save(self._snapshot, state)
+
+    def restored(self) -> State | None:
+        return checkpoint.load(self._snapshot) if self._snapshot.is_file() else None
+
+
+def train(folder: Path) -> None:
+    """Train in `folder`, from its snapshot if it has one."""
+    account = Account(dataset="made up", relation="zero_out", epsilon=100.0, delta=1e-5, scopes={"train": N})
+    ledger = Ledger.open(folder / "ledger.json", account)
+    x = torch.randint(0, 256, (N, 1, 4, 4), generator=seeding.generator(0, "kills"), dtype=torch.uint8)
+    vault = Vault(Images(x, torch.zeros(N, dtype=torch.int64)), "train", ledger, PLAN, NoiseSource(), folder)
+    with seeding.seeded(0, "model"):
+        model = nn.Linear(16, 16)
+    log = DiskLog(folder)
+    snapshot = log.restored()
+    spec = GradientSpec(clip=0.1, seed=0, strategy="vmap", physical=64, start=int(snapshot["step"]) if snapshot else 0)
+
+    def preview() -> Images:
+        return Images(from_unit(model.weight.view(16, 1, 4, 4) + 0.5), torch.zeros(16, dtype=torch.int64))
+
+    fit(
+        model,
+        vault.gradients("dp-sgd", Loss(), model, spec),
+        torch.optim.Adam(model.parameters(), lr=0.01),
+        steps=STEPS,
+        lr=cosine(0.01, STEPS),
+        streams={},
+        log=log,
+        name="train",
+        preview=preview,
+        previews=SHOWN,
+    )
+
+
+def outcome(folder: Path) -> tuple[str, int, list[int]]:
+    """Return the ledger, the number of steps, and the steps shown.
+
+    Raises:
+        AssertionError: when a step was shown with two contents.
+    """
+    log = DiskLog(folder)
+    shown = [json.loads(line) for line in log.shown.read_text().splitlines()]
+    contents = {step: {digest for s, digest in shown if s == step} for step, _ in shown}
+    assert all(len(digests) == 1 for digests in contents.values()), f"a step was drawn twice: {contents}"
+    snapshot = log.restored()
+    assert snapshot is not None
+    return (folder / "ledger.json").read_text(), int(snapshot["step"]), sorted(contents)
+
+
+def child(folder: Path) -> int:
+    """Start the training in a process of its own, and return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        train(folder)
+        os._exit(0)
+    return pid
+
+
+def killed(folder: Path, longest: float, clock: random.Random) -> int:
+    """Train to the end with kills at random moments, and return how often it was killed."""
+    kills = 0
+    while True:
+        pid = child(folder)
+        deadline = time.monotonic() + clock.uniform(0, longest)
+        while time.monotonic() < deadline:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return kills
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGKILL)
+        if os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
+            kills += 1
+
+
+def series(least: int, seed: int = 0) -> tuple[int, int]:
+    """Run series of killed trainings until `least` kills have happened; return (kills, series).
+
+    Raises:
+        AssertionError: when one ends otherwise than the unbroken training.
+    """
+    torch.set_num_threads(1)
+    clock, kills, runs = random.Random(seed), 0, 0
+    with tempfile.TemporaryDirectory(prefix="dpib-kills-") as root:
+        whole = Path(root) / "whole"
+        whole.mkdir()
+        begun = time.monotonic()
+        train(whole)
+        took = time.monotonic() - begun
+        expected = outcome(whole)
+        while kills < least:
+            folder = Path(root) / f"run-{runs}"
+            folder.mkdir()
+            kills += killed(folder, took, clock)
+            found = outcome(folder)
+            assert found == expected, f"{found} instead of {expected}"
+            shutil.rmtree(folder)
+            runs += 1
+    return kills, runs
+
+
+@click.command()
+@click.option("--kills", default=100)
+def main(kills: int) -> None:
+    """Print what happened."""
+    done, runs = series(kills)
+    print(f"{done} kills over {runs} trainings, each ending with the ledger and the {STEPS} steps of the unbroken one")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,13 +14,13 @@ from dpib.privacy.ledger import Account, Ledger
 from dpib.privacy.rng import NoiseSource
 from dpib.privacy.vault import Predictor, Vault
 
-_GAP = 2
+_GAP = 3
 _EPSILON = 0.5
 _MOVES = {"zero_out": 1.0, "replace_one": 2.0}
 
 
-def audit_selection(relation: Relation, selections: int = 400) -> list[Finding]:
-    """Return the findings about selections between two candidates whose counts are two apart.
+def audit_selection(relation: Relation, selections: int = 600) -> list[Finding]:
+    """Return the findings about selections between two candidates whose counts are three apart.
 
     With Laplace noise of scale b on both, the better one wins with probability 1 - (1 + d/(2b)) exp(-d/b)/2 at
     a gap d.

@@ -429,7 +429,7 @@ def caught_by(name: str) -> str | None:
         try:
             for findings in audit():
                 if wrong := failed(findings):
-                    return f"{wrong[0].layer}: {wrong[0].check} ({wrong[0].value:.3g})"
+                    return f"{wrong[0].layer}: {wrong[0].check} ({wrong[0].value:.4g})"
         except UserError as error:
             return f"the engine itself: {error}"
     return None

@@ -1,7 +1,7 @@
 """Is this standard normal noise, everywhere, and fresh every time?"""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def audit_noise(release: str, runs: Sequence[Tensor]) -> list[Finding]:
     every = torch.cat(list(runs))
     width = min(_ROW, len(runs[0]))
     rows = torch.cat([run[: len(run) // width * width].view(-1, width) for run in runs])
-    apart = max(abs(statistics.correlation_deviation(a, b)) for a, b in pairwise(runs))
+    apart = max(abs(statistics.correlation_deviation(a, b)) for a, b in combinations(runs, 2))
     z, p = f"within {statistics.Z:g}", f"at least {statistics.ALPHA:g}"
     scale, mean = statistics.scale_deviation(every), statistics.mean_deviation(every)
     shape, row = statistics.normality(every), statistics.weakest_row(rows)

@@ -33,7 +33,7 @@ class Sink:
         """Split the rows [b K, ...] of a layer's tensor into [b, K, ...]."""
         if len(tensor) % self.records:
             raise Unsupported(f"a layer gets {len(tensor)} rows for {self.records} records")
-        return tensor.unflatten(0, (self.records, -1))
+        return tensor.reshape(self.records, -1, *tensor.shape[1:])
 
 
 class _Linear(Function):

@@ -11,20 +11,22 @@ from dpib.config.schema import Config
 from dpib.data.catalog import Card
 
 # Keys that change how a stage runs but not what comes out of it.
-_INDIFFERENT = ("profile", "note", "device", "data_root", "reuse", "resume", "method")
+_INDIFFERENT = ("profile", "note", "device", "processes", "data_root", "reuse", "resume", "method")
 _TASK = ("dataset", "seed", "synthesizer", "unsafe_noise_seed")
+# Sections of a recipe that only generate reads: another sampler needs no other training.
+_DRAWING = ("sampler",)
 _PRIVACY = ("epsilon", "delta", "relation", "data")
 
 
 def stage_slice(stage: str, config: Config) -> dict[str, Any]:
     """Return the part of the configuration that decides the result of `stage`, its inputs apart."""
     tree = config.nested()
-    recipe = tuple(type(config.recipe).model_fields)
+    recipe = tuple(key for key in type(config.recipe).model_fields if key not in _DRAWING)
     keys: tuple[str, ...] = {
         "prepare": ("dataset",),
         "pretrain": ("public", "seed", "synthesizer", *(key for key in recipe if key != "train")),
         "train": (*_TASK, *_PRIVACY, "public", *recipe),
-        "generate": ("seed", "generate"),
+        "generate": ("seed", "generate", *_DRAWING),
         "evaluate": ("dataset", "seed", "unsafe_noise_seed", *_PRIVACY, "eval", "yardstick", "oracle"),
         "baseline": ("dataset", "seed", "data", "eval", "oracle"),
         "main": tuple(key for key in tree if key not in _INDIFFERENT),

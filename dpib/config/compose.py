@@ -42,6 +42,9 @@ def from_text(text: str, overrides: Mapping[str, str], source: str) -> tuple[Con
     """Return an earlier run's resolved configuration (YAML `text`) with `overrides` laid over it."""
     tree = parse_yaml(text, source)
     command = nest({key: parse_yaml(value, f"{key}={value}") for key, value in overrides.items()})
+    if command.get("dataset", tree["dataset"]) != tree["dataset"]:
+        # These were filled in from the other data set.
+        tree = {**tree, "delta": None, "data": {}}
     merged = merge(tree, command)
     card = find_card(merged["dataset"], data_root(merged.get("data_root")))
     return _resolved(_build(merged), card), card

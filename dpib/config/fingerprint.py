@@ -39,12 +39,19 @@ def fingerprint(stage: str, config: Config, card: Card | None, upstream: tuple[s
     content = {
         "stage": stage,
         "config": stage_slice(stage, config),
-        "card": [card.name, card.version] if card else None,
+        "card": _card(stage, card),
         "upstream": list(upstream),
         "source": source_digest(),
         "outside": outside_digest(config),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _card(stage: str, card: Card | None) -> list[Any] | None:
+    """Return what a stage depends on of the data set: pretraining knows only the shape of what comes later."""
+    if card is None:
+        return None
+    return [list(card.shape), len(card.classes)] if stage == "pretrain" else [card.name, card.version]
 
 
 @cache

@@ -46,6 +46,7 @@ class Diffusion:
         with seeding.seeded(task.seed, "denoiser"):
             self.model = Denoiser(settings.network, task.shape, task.classes).to(task.device)
         self.average = MovingAverage(self.model, settings.train.ema)
+        self.loaded = False
 
     def plan(self, n: int) -> tuple[Charge, ...]:
         """Return one DP-SGD: Poisson rate = expected batch / n, with as many steps as the epochs have batches.
@@ -82,6 +83,11 @@ class Diffusion:
     def train(self, vault: Vault, log: Log) -> None:
         """Train by the vault's gradients, at the charge that `plan` named."""
         how = self.settings.train
+        if how.tune is not None and not self.loaded:
+            raise UserError(
+                "train.tune leaves most of the network as pretraining made it, and there was none: give "
+                "-P public=<data set>, -P pretrain_run=<run id> or -P checkpoint=<file>"
+            )
         tune(self.model, how.tune)
         spec = GradientSpec(
             clip=how.clip,
@@ -152,6 +158,7 @@ class Diffusion:
                 )
         self.model.load_state_dict(weights)
         self.average.network.load_state_dict(weights)
+        self.loaded = True
 
 
 def tune(model: nn.Module, patterns: list[str] | None) -> None:

@@ -104,6 +104,8 @@ class Vault:
             BudgetError: when `name` is not in the plan or cannot be paid for.
         """
         charge = self._planned(name, "gaussian")
+        if self._world.size > 1:
+            raise BudgetError(f"release {name!r} is drawn once, by one process: set processes=1 for this method")
         saved = self._finished(name)
         if saved is not None:
             return saved

@@ -6,7 +6,7 @@ a value that never reached the disk was never seen, and is drawn anew under the 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -78,12 +78,12 @@ class Vault:
         self._folder = folder
         self._batch = batch
         self._world = world or World()
-        self._begun: dict[str, int] = {}
+        self._made: dict[str, int] = {}
         self._counts_file = folder / f"{scope}-counts.json"
         self._counts: dict[str, int] = {}
         if self._counts_file.is_file():
             self._counts = json.loads(self._counts_file.read_text())
-        if noise.tainted:
+        if noise.tainted and self._world.leads:
             ledger.taint()
 
     @property
@@ -152,9 +152,24 @@ class Vault:
         charge = self._planned(name, "gaussian")
         steps = gradients.prepare(self._images, charge, loss, model, spec, self._noise, self._world)
         if self._world.leads:
+            self._start_at(name, spec.start)
             self._ledger.reserve([charge], self._scope)
         self._world.barrier()
-        return iter(steps)
+        return self._counted(name, spec.start, steps)
+
+    def _start_at(self, name: str, start: int) -> None:
+        """Note that the steps before `start` are persisted, and refuse to make any of them again."""
+        file = self._folder / f"{self._scope}-{name.replace('/', '-')}-start.json"
+        persisted = json.loads(file.read_text()) if file.is_file() else 0
+        least = max(persisted, self._made.get(name, 0))
+        if start < least:
+            raise BudgetError(f"step {start} of {name!r} was already released: go on at step {least}, or start afresh")
+        write_text(file, json.dumps(start))
+
+    def _counted(self, name: str, start: int, steps: Iterable[Gradients]) -> Iterator[Gradients]:
+        for made, step in enumerate(steps, start + 1):
+            self._made[name] = made
+            yield step
 
     def score(self, candidate: str, predictor: Predictor) -> None:
         """Count the records that `predictor` gets right; the count stays inside (see `select`).

@@ -5,6 +5,7 @@ Everything runs on random images. A strategy that differs from the record loop i
 """
 
 import copy
+import importlib
 import logging
 import math
 import time
@@ -17,14 +18,13 @@ from torch import Tensor, nn
 
 from dpib import seeding
 from dpib.errors import UserError
-from dpib.privacy.per_record import loop, memory, vmap
+from dpib.privacy.per_record import loop, memory
 from dpib.privacy.per_record.base import ClippedSum, RecordLoss, Rows, Unsupported
 
 TOLERANCE = 1e-5
-STRATEGIES: dict[str, ClippedSum] = {
-    "loop": loop.clipped_sum,
-    "vmap": vmap.clipped_sum,
-}
+STRATEGIES = ("loop", "grouped", "vmap", "hooks")
+"""Names of the modules of this package whose `clipped_sum` can be chosen."""
+
 _RECORDS = 3  # in the equality check
 _DRAWS = 3  # per record there; the strategies do not know K
 _TIMED_ROWS = 32
@@ -39,6 +39,12 @@ class Choice:
     name: str
     clipped_sum: ClippedSum
     physical: int
+
+
+def load(name: str) -> ClippedSum:
+    """Return a strategy by name. Modules load when wanted: Opacus alone takes seconds."""
+    function: ClippedSum = importlib.import_module(f"dpib.privacy.per_record.{name}").clipped_sum
+    return function
 
 
 def choose(
@@ -71,7 +77,7 @@ def choose(
     seconds = {name: _seconds(name, model, loss, timed) if len(right) > 1 else 0.0 for name in right}
     best = min(seconds, key=seconds.__getitem__)
     _log.info("gradient strategy %s, %d records at a time; seconds on random images: %s", best, size, seconds)
-    return Choice(best, STRATEGIES[best], size)
+    return Choice(best, load(best), size)
 
 
 def _trouble(name: str, model: nn.Module, loss: RecordLoss, rows: Rows) -> str | None:
@@ -81,7 +87,7 @@ def _trouble(name: str, model: nn.Module, loss: RecordLoss, rows: Rows) -> str |
     few = tuple(row[:, :_DRAWS] for row in rows)
     try:
         with _full_precision():
-            worst = max(_difference(STRATEGIES[name], m, loss, few) for m in (model, _perturbed(model)))
+            worst = max(_difference(load(name), m, loss, few) for m in (model, _perturbed(model)))
     except Unsupported as error:
         return str(error)
     return None if worst <= TOLERANCE else f"its sum differs from the record loop's by {worst:.1e}"
@@ -120,7 +126,7 @@ def _seconds(name: str, model: nn.Module, loss: RecordLoss, rows: Rows) -> float
     for _ in range(2):
         _wait(rows)
         begun = time.perf_counter()
-        STRATEGIES[name](model, loss, rows, 1.0)
+        load(name)(model, loss, rows, 1.0)
         _wait(rows)
         best = min(best, time.perf_counter() - begun)
     return best

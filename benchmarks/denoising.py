@@ -1,0 +1,46 @@
+"""The workload of the DP-SGD benchmarks: a class-conditional U-Net of diffusers under the EDM loss (Karras 2022)."""
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+VARIANCE = 1 / 3  # of pixels in [-1, 1]
+
+
+def unet(width: int = 64, layers: int = 2, size: int = 28) -> nn.Module:
+    """Return a U-Net for gray images; the default has 1.6 M parameters."""
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=size,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(width, width),
+        layers_per_block=layers,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+        norm_num_groups=min(32, width // 2),
+        num_class_embeds=11,
+    )
+
+
+class Denoising:
+    """The EDM loss of one record over `multiplicity` noise levels."""
+
+    def __init__(self, multiplicity: int) -> None:
+        self.multiplicity = multiplicity
+
+    def rows(self, x: Tensor, y: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        """Return K rows for every record of `x`, those of one record together."""
+        k = self.multiplicity
+        images = (x.float() / 127.5 - 1).repeat_interleave(k, 0)
+        levels = torch.exp(-1.2 + 1.2 * torch.randn(len(images), generator=generator))
+        return images, levels, torch.randn(images.shape, generator=generator), y.repeat_interleave(k)
+
+    def per_row(self, model: nn.Module, x: Tensor, levels: Tensor, noise: Tensor, y: Tensor) -> Tensor:
+        level = levels[:, None, None, None]
+        total = level**2 + VARIANCE
+        noisy = x + level * noise
+        output = model(noisy / total.sqrt(), 250 * levels.log(), class_labels=y).sample
+        target = (x - VARIANCE / total * noisy) * total.sqrt() / (level * VARIANCE**0.5)
+        return ((output - target) ** 2).mean((1, 2, 3))

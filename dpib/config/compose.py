@@ -1,7 +1,8 @@
 """Compose the configuration: defaults <- method <- data set <- tuned/<method>/<data set> <- command line.
 
 A method may stand on a base that it shares with others: `bases/<base>.yaml` lies below its own file, and
-`tuned/<base>/<data set>` below its own tuned file. Each file may hold `profiles:` and `by_epsilon:` blocks, which are laid over the rest of that file.
+`tuned/<base>/<data set>` below its own tuned file. Each file may hold `profiles:` and `by_epsilon:`
+blocks, which are laid over the rest of that file.
 """
 
 import math

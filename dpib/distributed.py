@@ -60,6 +60,16 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def share(self, text: str = "") -> str:
+        """Return rank 0's text on every rank; what others give is ignored."""
+        if self.size == 1:
+            return text
+        content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device)
+        length = self.broadcast(torch.tensor(len(content), device=self.device))
+        if not self.leads:
+            content = torch.empty(int(length), dtype=torch.uint8, device=self.device)
+        return bytes(self.broadcast(content).tolist()).decode()
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from dpib.config import Config, from_text
@@ -13,7 +14,7 @@ from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
 from dpib.privacy.ledger import Account
 from dpib.runner import Result, Stage, execute
-from dpib.sensitive import Sensitive
+from dpib.sensitive import Sensitive, fresh_account
 from dpib.stages.audit import audit
 from dpib.stages.baseline import baseline
 from dpib.stages.context import Context
@@ -28,7 +29,7 @@ from dpib.tracking import Run, Store
 def run_prepare(config: Config, card: Card, store: Store, source: Path | None, verify: bool) -> Result:
     """Build the data root's copy of a data set; always does it anew."""
 
-    def work(context: Context, run: Run) -> dict[str, float]:
+    def work(context: Context, run: Run | None) -> dict[str, float]:
         splits = prepare(card, source, data_root(config.data_root), context.log.say, verify)
         return {f"data/{split}": float(len(images)) for split, images in splits.items()}
 
@@ -45,33 +46,54 @@ def run_pretrain(config: Config, card: Card, store: Store, parent: str | None = 
         raise UserError("nothing to pretrain on: give -P public=<data set or image folder>")
     folder = Path(config.public).expanduser().is_dir()
     contexts = {} if folder else {"public": find_card(config.public, data_root(config.data_root))}
-    return execute(
-        Stage("pretrain", lambda context, _: pretrain(context), contexts=contexts), config, card, store, parent
-    )
+    stage = Stage("pretrain", lambda context, _: pretrain(context), contexts=contexts, parallel=True, any_dataset=True)
+    return execute(stage, config, card, store, parent)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from: a pretraining run, or anybody's checkpoint file of the same network."""
+
+    run: str | None = None
+    file: Path | None = None
+
+    def inputs(self) -> tuple[str, ...]:
+        """Return what the start adds to a fingerprint."""
+        if self.file is not None:
+            return (file_digest(self.file, "checkpoint=<file.safetensors>"),)
+        return (self.run,) if self.run else ()
+
+    def path(self, store: Store) -> Path | None:
+        """Return the checkpoint, fetched if need be."""
+        return store.fetch(self.run, str(FINAL)) if self.run else self.file
 
 
 def run_train(
-    config: Config, card: Card, store: Store, pretrain_run: str | None = None, parent: str | None = None
+    config: Config, card: Card, store: Store, start: Start | None = None, parent: str | None = None
 ) -> Result:
-    """Train within the budget, from a pretraining run if there is one."""
+    """Train within the budget, from `start` if there is one."""
     sensitive = Sensitive(config, card)
-    pretrained = store.fetch(pretrain_run, str(FINAL)) if pretrain_run else None
-    inputs = (pretrain_run,) if pretrain_run else ()
+    start = start or Start()
+    pretrained = start.path(store)
     stage = Stage(
         "train",
         lambda context, _: train(context, sensitive, pretrained),
-        inputs,
+        start.inputs(),
         {"sensitive-train": card},
         sensitive.digest,
+        parallel=True,
     )
     return execute(stage, config, card, store, parent)
 
 
-def run_generate(config: Config, card: Card, store: Store, train_run: str, parent: str | None = None) -> Result:
-    """Draw the synthetic set of a training run."""
-    account = Account.parse(store.fetch(train_run, str(LEDGER)).read_text())
-    trained = store.fetch(train_run, str(FINAL))
-    stage = Stage("generate", lambda context, _: generate(context, account, trained), (train_run,))
+def run_generate(config: Config, card: Card, store: Store, source_run: str, parent: str | None = None) -> Result:
+    """Draw the synthetic set of a training run, or of a pretraining run, which has spent nothing."""
+    if store.tags(source_run).get("dpib.stage") == "pretrain":
+        account = fresh_account(config, card)
+    else:
+        account = Account.parse(store.fetch(source_run, str(LEDGER)).read_text())
+    trained = store.fetch(source_run, str(FINAL))
+    stage = Stage("generate", lambda context, _: generate(context, account, trained), (source_run,), parallel=True)
     return execute(stage, config, card, store, parent)
 
 
@@ -80,31 +102,31 @@ def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: st
     require_weights(config)
     sensitive = Sensitive(config, card)
     images, statement = read_gen(gen, card)
-    account = inherited(statement, sensitive.account(), gen)
+    stated = inherited(statement, sensitive.account(), gen)
 
-    def work(context: Context, run: Run) -> dict[str, float]:
-        if not account.events:
+    def work(context: Context, run: Run | None) -> dict[str, float]:
+        if stated is None:
             context.log.say("evaluate: this set states no training cost for this data: it gets no epsilon of its own")
-        return evaluate(context, sensitive, images, account)
+        return evaluate(context, sensitive, images, stated or sensitive.account(), made_here=stated is not None)
 
     contexts = {"sensitive-train": card, "sensitive-test": card}
     stage = Stage("evaluate", work, (source,), contexts, sensitive.digest, private_snapshot=True)
     return execute(stage, config, card, store, parent)
 
 
-def inherited(statement: dict[str, object] | None, fresh: Account, gen: Path) -> Account:
-    """Return the ledger that came with a synthetic set if it speaks of this data set, else a fresh one.
+def inherited(statement: dict[str, object] | None, fresh: Account, gen: Path) -> Account | None:
+    """Return the ledger that came with a synthetic set if it speaks of this data set, else None.
 
     Raises:
         UserError: when the statement's ledger is malformed.
     """
     if statement is None or "ledger" not in statement:
-        return fresh
+        return None
     try:
         account = Account.parse(json.dumps(statement["ledger"]))
     except UserError as error:
         raise UserError(f"{gen}: {error}") from None
-    return account if account.dataset == fresh.dataset else fresh
+    return account if account.dataset == fresh.dataset else None
 
 
 def run_baseline(config: Config, card: Card, store: Store) -> Result:
@@ -123,20 +145,25 @@ def run_baseline(config: Config, card: Card, store: Store) -> Result:
 
 def run_audit(config: Config, card: Card, store: Store, black: bool) -> Result:
     """Attack the mechanisms of a method under one configuration; always does it anew, and reads no sensitive image."""
-    account = Sensitive(config, card).account()
+    account = fresh_account(config, card)
     stage = Stage("audit", lambda context, _: audit(context, account, black))
     return execute(stage, config.model_copy(update={"reuse": False}), card, store)
 
 
-def run_main(config: Config, card: Card, store: Store) -> Result:
-    """Run every stage as children of one run, which carries their metrics, the picture and the papers."""
+def run_main(config: Config, card: Card, store: Store, start: Start | None = None) -> Result:
+    """Run every stage as children of one run, which carries their metrics, the picture and the papers.
+
+    With a `start` nothing is pretrained.
+    """
     require_weights(config)
 
-    def work(context: Context, run: Run) -> dict[str, float]:
-        parent = run.id
-        pretrained = run_pretrain(config, card, store, parent) if config.public else None
-        trained = run_train(config, card, store, pretrained.run_id if pretrained else None, parent)
+    def work(context: Context, run: Run | None) -> dict[str, float]:
+        parent = run.id if run else None
+        pretrained = run_pretrain(config, card, store, parent) if config.public and not start else None
+        trained = run_train(config, card, store, start or Start(pretrained.run_id if pretrained else None), parent)
         generated = run_generate(config, card, store, trained.run_id, parent)
+        if run is None:
+            return {}
         gen = store.fetch(generated.run_id, str(GEN))
         judged = run_evaluate(config, card, store, gen, generated.run_id, parent)
         stages = {"pretrain": pretrained, "train": trained, "generate": generated, "evaluate": judged}
@@ -147,7 +174,9 @@ def run_main(config: Config, card: Card, store: Store) -> Result:
             target.write_bytes(store.fetch(child.run_id, path).read_bytes())
         return {k: v for result in stages.values() if result for k, v in result.metrics.items()}
 
-    stage = Stage("main", work, (), {"sensitive-train": card}, Sensitive(config, card).digest)
+    inputs = start.inputs() if start else ()
+    digest = Sensitive(config, card).digest
+    stage = Stage("main", work, inputs, {"sensitive-train": card}, digest, parallel=True)
     return execute(stage, config, card, store)
 
 
@@ -160,13 +189,7 @@ def continue_from(run: str, stage: str, store: Store, overrides: dict[str, str])
     Raises:
         UserError: when the run is of another stage or unfinished, or an override would change what it did.
     """
-    run_id = store.follow(run)
-    found = store.tags(run_id).get("dpib.stage")
-    if found == "main":
-        run_id = store.tags(run_id).get(f"dpib.run.{stage}", run_id)
-        found = store.tags(run_id).get("dpib.stage")
-    if found != stage:
-        raise UserError(f"run {run} is {f'a {found} run' if found else 'no run of dpib'}, a {stage} run is needed")
+    run_id = find_stage(run, stage, store)
     text = store.fetch(run_id, "config.yaml").read_text()
     config, card = from_text(text, overrides, f"config of run {run_id}")
     earlier, _ = from_text(text, {}, f"config of run {run_id}")
@@ -181,17 +204,33 @@ def continue_from(run: str, stage: str, store: Store, overrides: dict[str, str])
     return config, card, run_id
 
 
+def find_stage(run: str, stage: str, store: Store) -> str:
+    """Return the id of the `stage` run that `run` is, or that the main run `run` holds.
+
+    Raises:
+        UserError: when it is neither.
+    """
+    run_id = store.follow(run)
+    found = store.tags(run_id).get("dpib.stage")
+    if found == "main":
+        run_id = store.tags(run_id).get(f"dpib.run.{stage}", run_id)
+        found = store.tags(run_id).get("dpib.stage")
+    if found != stage:
+        raise UserError(f"run {run} is {f'a {found} run' if found else 'no run of dpib'}, a {stage} run is needed")
+    return run_id
+
+
 def _upstream(stage: str) -> tuple[str, ...]:
     return {"pretrain": ("pretrain",), "train": ("train",), "generate": ("train", "generate")}[stage]
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path, key: str = "gen=<file.npz>") -> str:
     """Return the SHA-256 of a file.
 
     Raises:
         UserError: when it does not exist.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist: give -P gen=<file.npz>")
+        raise UserError(f"{path} does not exist: give -P {key}")
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from dpib.errors import UserError, nearest
 PARTS: dict[str, dict[str, str]] = {
     "synthesizer": {
         "mean_embedding": "dpib.methods.kernel:MeanEmbedding",
+        "diffusion": "dpib.methods.diffusion:Diffusion",
     },
     "metric": {
         "fid": "dpib.metrics.fidelity:fid",

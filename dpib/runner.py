@@ -15,6 +15,9 @@ from dpib.checkpoint import State
 from dpib.config import Config
 from dpib.config.fingerprint import fingerprint
 from dpib.data.catalog import Card, home
+from dpib.distributed import World
+from dpib.errors import UserError
+from dpib.follower import announce, follow
 from dpib.grids import grid
 from dpib.images import Images
 from dpib.stages.context import Context
@@ -38,16 +41,19 @@ class Stage:
     """What `execute` must know of a stage.
 
     `work` writes artifacts and returns final metrics. `inputs` are what it consumes (run ids, file
-    digests). `private_snapshot` keeps its snapshots off the store.
+    digests). `private_snapshot` keeps its snapshots off the store. `parallel` work is done by all processes
+    together; where they are not rank 0 it gets no run. `any_dataset` looks for finished runs everywhere.
     """
 
     name: str
-    work: Callable[[Context, Run], dict[str, float]]
+    work: Callable[[Context, Run | None], dict[str, float]]
     inputs: tuple[str, ...] = ()
     contexts: Mapping[str, Card] = field(default_factory=dict)
     digest: Callable[[], str] | None = None
     private: bool = True
     private_snapshot: bool = False
+    parallel: bool = False
+    any_dataset: bool = False
 
 
 class StageLog:
@@ -87,36 +93,61 @@ class StageLog:
 def execute(stage: Stage, config: Config, card: Card, store: Store, parent: str | None = None) -> Result:
     """Return the finished `stage`: an earlier run of the same fingerprint, a resumed one, or a new one.
 
+    Under torchrun every process calls this. Rank 0 alone tracks; the others take part in a `parallel`
+    stage and leave any other to it, getting a result without metrics.
+
     Raises:
         UserError: what the stage raises, after its run was closed as FAILED.
     """
+    world = World.join(_device(config))
+    if world.leads:
+        return _lead(stage, config, card, store, parent, world)
+    if not stage.parallel:
+        return Result("", {})
+    return Result(follow(lambda context: stage.work(context, None), config, card, world), {})
+
+
+def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | None, world: World) -> Result:
     key = fingerprint(stage.name, config, card, stage.inputs)
     experiment = store.experiment(card.name, card.title)
-    seen = Seen(home())
     digest = stage.digest() if stage.digest is not None else None
-    if config.reuse:
-        found = store.find(experiment, stage.name, key)
-        if found is not None and digest is not None and seen.differs(found, digest):
-            print(f"{stage.name}: run {found} saw other images under this name; not reused", file=sys.stderr)
-        elif found is not None:
-            print(f"{stage.name}: reusing run {found} (reuse=false forces a new one)", file=sys.stderr)
-            return Result(found, store.metrics(found), reused=True)
+    found = _reusable(stage, key, digest, store, experiment) if config.reuse else None
+    if found is not None:
+        if stage.parallel:
+            announce(world, found, None)
+        return Result(found, store.metrics(found), reused=True)
     with Workspace(home() / "work", f"{stage.name}-{key[:20]}") as workspace:
         run = _open(stage, config, card, store, workspace, (experiment, key, parent))
         snapshot = (
             workspace.private / "snapshot.safetensors" if stage.private_snapshot else workspace.artifacts / SNAPSHOT
         )
         with _closing(run, workspace):
+            if stage.parallel:
+                announce(world, run.id, snapshot)
             log = StageLog(run, workspace, snapshot)
-            context = Context(config, card, _device(config), workspace.artifacts, workspace.private, log)
+            context = Context(config, card, world.device, workspace.artifacts, workspace.private, log, world)
             metrics = stage.work(context, run)
             metrics[f"time/{stage.name}"] = workspace.seconds()
             if digest is not None:
-                seen.record(run.id, digest)
+                Seen(home()).record(run.id, digest)
             run.artifacts(workspace.artifacts)
             run.final(metrics)
+            if stage.parallel:
+                world.barrier()
         workspace.remove()
     return Result(run.id, metrics)
+
+
+def _reusable(stage: Stage, key: str, digest: str | None, store: Store, experiment: str) -> str | None:
+    """Return a finished run of this fingerprint, unless it is known to have seen other images."""
+    found = store.find(None if stage.any_dataset else experiment, stage.name, key)
+    if found is None:
+        return None
+    if digest is not None and Seen(home()).differs(found, digest):
+        print(f"{stage.name}: run {found} saw other images under this name; not reused", file=sys.stderr)
+        return None
+    print(f"{stage.name}: reusing run {found} (reuse=false forces a new one)", file=sys.stderr)
+    return found
 
 
 def _open(
@@ -200,7 +231,12 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _device(config: Config) -> torch.device:
-    """Return the configured device; `auto` is the GPU where there is one."""
-    wanted = config.device
-    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
+def _device(config: Config) -> torch.device | None:
+    """Return the CPU where it is asked for; none means this process's GPU, or the CPU where there is no GPU.
+
+    Raises:
+        UserError: when a GPU is asked for and there is none.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no GPU here: use device=auto")
+    return torch.device("cpu") if config.device == "cpu" else None

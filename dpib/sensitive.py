@@ -9,6 +9,7 @@ from dpib.data import store
 from dpib.data.catalog import Card, data_root
 from dpib.data.prepare import ensure
 from dpib.data.split import split_holdout
+from dpib.distributed import World
 from dpib.errors import UserError
 from dpib.images import Images
 from dpib.privacy.events import Charge, Scope
@@ -16,6 +17,23 @@ from dpib.privacy.ledger import Account, Ledger
 from dpib.privacy.rng import NoiseSource
 from dpib.privacy.vault import Vault
 from dpib.privacy.yardstick import Yardstick, unprotected
+
+
+def fresh_account(config: Config, card: Card) -> Account:
+    """Return an account with this configuration's budget and nothing spent; reads no data."""
+    held_out = config.data.holdout or 0
+    assert config.delta is not None
+    scopes: dict[Scope, int] = {"train": card.sizes.train - held_out}
+    if held_out:
+        scopes["val"] = held_out
+    return Account(
+        dataset=card.name,
+        relation=config.relation,
+        accountant=config.accountant,
+        epsilon=config.epsilon,
+        delta=config.delta,
+        scopes=scopes,
+    )
 
 
 class Sensitive:
@@ -34,27 +52,17 @@ class Sensitive:
 
     def account(self) -> Account:
         """Return a fresh account with this run's budget."""
-        config, card = self._config, self._card
-        assert config.delta is not None
-        scopes: dict[Scope, int] = {"train": card.sizes.train - self._held_out}
-        if self._held_out:
-            scopes["val"] = self._held_out
-        return Account(
-            dataset=card.name,
-            relation=config.relation,
-            accountant=config.accountant,
-            epsilon=config.epsilon,
-            delta=config.delta,
-            scopes=scopes,
-        )
+        return fresh_account(self._config, self._card)
 
-    def vault(self, scope: Scope, ledger: Ledger, plan: Sequence[Charge], folder: Path) -> Vault:
+    def vault(
+        self, scope: Scope, ledger: Ledger, plan: Sequence[Charge], folder: Path, world: World | None = None
+    ) -> Vault:
         """Return the vault of one scope; finished releases are kept in `folder`."""
         train, val = self._split
         images = train if scope == "train" else val
         if len(images) == 0:
             raise UserError("eval.mode=val selects on held-out images: set data.holdout, or eval.mode=syn")
-        return Vault(images, scope, ledger, plan, self._noise, folder)
+        return Vault(images, scope, ledger, plan, self._noise, folder, world=world)
 
     def yardstick(self, split: str, ledger: Ledger) -> Yardstick:
         """Return the real images of `train` (the part that is trained on) or `test` for un-noised figures."""

@@ -1,12 +1,13 @@
 """What a method is to the rest of dpib: all that a newcomer must read to add one (see docs/extend.md)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from dpib.checkpoint import State
+from dpib.distributed import World
 from dpib.images import Images
 from dpib.privacy.events import Charge
 from dpib.privacy.vault import Vault
@@ -15,12 +16,13 @@ from dpib.section import Section
 
 @dataclass(frozen=True)
 class Task:
-    """The public facts that a synthesizer is built from."""
+    """The public facts that a synthesizer is built from, and the processes that share its work."""
 
     shape: tuple[int, int, int]
     classes: int
     seed: int
     device: torch.device
+    world: World = field(default_factory=World)
 
 
 class Log(Protocol):

@@ -3,14 +3,18 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from dpib.checkpoint import State
+from dpib.distributed import World
 from dpib.errors import UserError
 from dpib.images import Images
+from dpib.nn.ema import MovingAverage
 from dpib.privacy.gradients import Gradients
 from dpib.synthesizer import Log
 
@@ -25,6 +29,30 @@ def exact(loss: Callable[[], Tensor], model: nn.Module) -> Iterator[Gradients]:
         yield Gradients(list(torch.autograd.grad(value, parameters)), value.detach())
 
 
+def shared(loss: Callable[[int], Tensor], model: nn.Module, start: int, world: World) -> Iterator[Gradients]:
+    """Yield exact gradients of a loss over public records that the processes of `world` share out.
+
+    Args:
+        loss: maps a step to this process's part; the parts add up to the loss, whose randomness must
+            follow from the step alone, so that a resumed run repeats it.
+        model: differentiated at its current parameters.
+        start: the first step.
+        world: the processes.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for step in count(start):
+        value = loss(step)
+        parts = [*torch.autograd.grad(value, parameters), value.detach()]
+        for part in parts:
+            world.all_reduce_sum(part)
+        yield Gradients(parts[:-1], parts[-1])
+
+
+def constant(lr: float) -> Callable[[int], float]:
+    """Return a learning rate that stays."""
+    return lambda step: lr
+
+
 def cosine(peak: float, steps: int) -> Callable[[int], float]:
     """Return a learning rate that falls from `peak` to 0 along half a cosine (Loshchilov and Hutter 2017)."""
     return lambda step: peak * (1 + math.cos(math.pi * step / steps)) / 2
@@ -33,6 +61,46 @@ def cosine(peak: float, steps: int) -> Callable[[int], float]:
 def steps_of(peak: float, factor: float, steps: int, parts: int = 5) -> Callable[[int], float]:
     """Return a learning rate that is multiplied by `factor` after every one of `parts` equal parts."""
     return lambda step: peak * factor ** (step * parts // steps)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a training consists of between two steps, and hence what a snapshot holds.
+
+    Never the privacy generator: noise that could be drawn again is no noise.
+    """
+
+    name: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    streams: dict[str, torch.Generator]
+    average: MovingAverage | None
+
+    def snapshot(self, step: int) -> State:
+        """Return the state after `step` steps."""
+        return {
+            "name": self.name,
+            "step": step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "streams": {key: stream.get_state() for key, stream in self.streams.items()},
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def restore(self, snapshot: State) -> None:
+        """Continue from what `snapshot` returned."""
+        self.model.load_state_dict(snapshot["model"])
+        self.optimizer.load_state_dict(snapshot["optimizer"])
+        for key, stream in self.streams.items():
+            stream.set_state(snapshot["streams"][key])
+        if self.average is not None:
+            self.average.load_state_dict(snapshot["average"])
+
+
+def done(log: Log, name: str) -> int:
+    """Return how many steps of training `name` the log's snapshot holds: 0 without one."""
+    snapshot = log.restored()
+    return int(snapshot["step"]) if snapshot is not None and snapshot["name"] == name else 0
 
 
 def fit(
@@ -47,8 +115,12 @@ def fit(
     name: str,
     preview: Callable[[], Images] | None = None,
     previews: int = 10,
+    average: MovingAverage | None = None,
 ) -> None:
     """Train `model` for `steps`, continuing from the log's snapshot if there is one.
+
+    Private gradients (those without a loss) must be persisted before anything that depends on them can
+    be seen: their snapshot is on disk before a grid is shown, so that no step is seen and then redrawn.
 
     Args:
         model: trained in place.
@@ -61,16 +133,18 @@ def fit(
         name: prefix of the curves, and of the grid.
         preview: draws sample images, `previews` times over the training.
         previews: see `preview`.
+        average: follows the model, one update per step.
 
     Raises:
         UserError: when the loss is no longer finite.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    start, saved = 0, time.monotonic()
-    snapshot = log.restored()
-    if snapshot is not None and snapshot["name"] == name:
-        start = _restore(snapshot, model, optimizer, streams)
+    progress = Progress(name, model, optimizer, streams, average)
+    start = done(log, name)
+    if start:
+        progress.restore(log.restored() or {})
         log.say(f"{name}: resumed at step {start} of {steps}")
+    timer = _SaveTimer()
     curve_every, grid_every = max(1, steps // 200), max(1, steps // previews)
     for step in tqdm(range(start, steps), initial=start, total=steps, desc=name, disable=None, leave=False):
         for group in optimizer.param_groups:
@@ -79,15 +153,33 @@ def fit(
         for parameter, gradient in zip(parameters, current.of, strict=True):
             parameter.grad = gradient
         optimizer.step()
+        if average is not None:
+            average.update(model)
         if current.loss is not None and step % curve_every == 0:
             log.curve(f"{name}/loss", _finite(current.loss, name, step), step)
-        if preview is not None and (step + 1) % grid_every == 0:
-            log.grid(f"{name}-samples", preview(), step + 1)
-        if time.monotonic() - saved > SNAPSHOT_SECONDS:
-            log.save(_snapshot(name, step + 1, model, optimizer, streams))
-            saved = time.monotonic()
+        grid_due = preview is not None and (step + 1) % grid_every == 0
+        if timer.due() or (grid_due and current.loss is None):
+            timer.save(log, progress.snapshot(step + 1))
             log.say(f"{name}: step {step + 1} of {steps}")
-    log.save(_snapshot(name, steps, model, optimizer, streams))
+        if grid_due and preview is not None:
+            log.grid(f"{name}-samples", preview(), step + 1)
+    log.save(progress.snapshot(steps))
+
+
+class _SaveTimer:
+    """Says when a snapshot is due: at most every `SNAPSHOT_SECONDS`, and never more than 5 % of the time."""
+
+    def __init__(self) -> None:
+        self._saved, self._took = time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        return time.monotonic() - self._saved > max(SNAPSHOT_SECONDS, 20 * self._took)
+
+    def save(self, log: Log, state: State) -> None:
+        begun = time.monotonic()
+        log.save(state)
+        self._saved = time.monotonic()
+        self._took = self._saved - begun
 
 
 def _finite(loss: Tensor, name: str, step: int) -> float:
@@ -95,29 +187,3 @@ def _finite(loss: Tensor, name: str, step: int) -> float:
     if not math.isfinite(value):
         raise UserError(f"{name}: the loss is {value} at step {step}: lower {name}.lr")
     return value
-
-
-def _snapshot(
-    name: str,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    streams: dict[str, torch.Generator],
-) -> State:
-    return {
-        "name": name,
-        "step": step,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "streams": {key: stream.get_state() for key, stream in streams.items()},
-    }
-
-
-def _restore(
-    snapshot: State, model: nn.Module, optimizer: torch.optim.Optimizer, streams: dict[str, torch.Generator]
-) -> int:
-    model.load_state_dict(snapshot["model"])
-    optimizer.load_state_dict(snapshot["optimizer"])
-    for key, stream in streams.items():
-        stream.set_state(snapshot["streams"][key])
-    return int(snapshot["step"])

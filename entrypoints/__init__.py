@@ -1,1 +1,6 @@
 """The entry points of the MLflow project: each turns its command line into a call and prints what came out."""
+
+import os
+
+if os.environ.get("RANK", "0") != "0":
+    os.environ.setdefault("TQDM_DISABLE", "1")  # rank 0 alone shows progress

@@ -3,13 +3,16 @@
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from dpib.errors import UserError, explain_os_error
+from dpib.pipeline import Start, find_stage
 from dpib.runner import Result
 from dpib.tracking import Store
+from entrypoints.launch import leads
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -65,16 +68,34 @@ def given(value: str) -> str | None:
     return None if value == "none" else value
 
 
+def start(pretrain_run: str, checkpoint: str, store: Store) -> Start | None:
+    """Return what a training is to start from, or None.
+
+    Raises:
+        UserError: when both are given, or what is given does not exist.
+    """
+    run, file = given(pretrain_run), given(checkpoint)
+    if run is not None and file is not None:
+        raise UserError("give -P pretrain_run=<run id> or -P checkpoint=<file>, not both")
+    if run is not None:
+        return Start(run=find_stage(run, "pretrain", store))
+    return Start(file=Path(file).expanduser()) if file is not None else None
+
+
 def open_store() -> Store:
-    """Return the tracking store, after closing runs that a killed process left behind."""
+    """Return the tracking store, after closing runs that a killed process left behind (rank 0 does that)."""
     store = Store()
+    if not leads():
+        return store
     for run_id in store.reap():
         print(f"closed run {run_id}: its process is gone", file=sys.stderr)
     return store
 
 
 def show(name: str, result: Result) -> None:
-    """Print a stage's run id and final metrics."""
+    """Print a stage's run id and final metrics, once."""
+    if not leads():
+        return
     print(f"\n{name} run {result.run_id}{' (reused)' if result.reused else ''}")
     for key, value in sorted(result.metrics.items()):
         print(f"  {key:32} {value:.6g}")

@@ -12,14 +12,21 @@ from dpib.stages.generate import SAMPLE
 from dpib.tracking import Store
 from dpib.tracking.view import address
 from entrypoints import cli
+from entrypoints.launch import leads, relaunched
 
 
 @cli.entry
-def main(keys: tuple[str, ...]) -> None:
+@click.option("--pretrain_run", default="none", help="Start from this pretraining run (or main run).")
+@click.option("--checkpoint", default="none", help="Or from this checkpoint file of the same network.")
+def main(pretrain_run: str, checkpoint: str, keys: tuple[str, ...]) -> None:
     """Run the whole benchmark for one method, data set and epsilon."""
     config, card = compose(cli.overrides(keys))
+    if relaunched(config, "entrypoints.main"):
+        return
     store = cli.open_store()
-    result = run_main(config, card, store)
+    result = run_main(config, card, store, cli.start(pretrain_run, checkpoint, store))
+    if not leads():
+        return
     click.echo(f"\n{config.method} on {card.title}, profile {config.profile}: run {result.run_id}")
     click.echo(summary(result, card, store))
 

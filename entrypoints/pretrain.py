@@ -3,12 +3,15 @@
 from dpib.config import compose
 from dpib.pipeline import run_pretrain
 from entrypoints import cli
+from entrypoints.launch import relaunched
 
 
 @cli.entry
 def main(keys: tuple[str, ...]) -> None:
     """Pretrain on `public`; the run serves every later training with the same network."""
     config, card = compose(cli.overrides(keys))
+    if relaunched(config, "entrypoints.pretrain"):
+        return
     cli.show("pretrain", run_pretrain(config, card, cli.open_store()))
 
 

@@ -3,22 +3,24 @@
 import click
 
 from dpib.config import compose
-from dpib.pipeline import run_pretrain, run_train
+from dpib.pipeline import Start, run_pretrain, run_train
 from entrypoints import cli
+from entrypoints.launch import relaunched
 
 
 @cli.entry
-@click.option("--pretrain_run", default="none", help="Start from this pretraining run.")
-def main(pretrain_run: str, keys: tuple[str, ...]) -> None:
-    """Train on the sensitive images; with `public` and no pretraining run, pretrain first."""
+@click.option("--pretrain_run", default="none", help="Start from this pretraining run (or main run).")
+@click.option("--checkpoint", default="none", help="Or from this checkpoint file of the same network.")
+def main(pretrain_run: str, checkpoint: str, keys: tuple[str, ...]) -> None:
+    """Train on the sensitive images; with `public` and nothing to start from, pretrain first."""
     config, card = compose(cli.overrides(keys))
+    if relaunched(config, "entrypoints.train"):
+        return
     store = cli.open_store()
-    run = cli.given(pretrain_run)
-    if run is not None:
-        run = store.follow(run)
-    elif config.public is not None:
-        run = run_pretrain(config, card, store).run_id
-    cli.show("train", run_train(config, card, store, run))
+    start = cli.start(pretrain_run, checkpoint, store)
+    if start is None and config.public is not None:
+        start = Start(run_pretrain(config, card, store).run_id)
+    cli.show("train", run_train(config, card, store, start))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Compose the configuration: defaults <- method <- data set <- tuned/<method>/<data set> <- command line.
 
-Each file may hold `profiles:` and `by_epsilon:` blocks, which are laid over the rest of that file.
+A method may stand on a base that it shares with others: `bases/<base>.yaml` lies below its own file, and
+`tuned/<base>/<data set>` below its own tuned file. Each file may hold `profiles:` and `by_epsilon:`
+blocks, which are laid over the rest of that file.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ class Method(Section):
     aliases: list[Text] = []
     citation: str
     synthesizer: str
+    base: str | None = None
 
 
 def compose(overrides: Mapping[str, str]) -> tuple[Config, Card]:
@@ -40,6 +43,9 @@ def from_text(text: str, overrides: Mapping[str, str], source: str) -> tuple[Con
     """Return an earlier run's resolved configuration (YAML `text`) with `overrides` laid over it."""
     tree = parse_yaml(text, source)
     command = nest({key: parse_yaml(value, f"{key}={value}") for key, value in overrides.items()})
+    if command.get("dataset", tree["dataset"]) != tree["dataset"]:
+        # These were filled in from the other data set.
+        tree = {**tree, "delta": None, "data": {}}
     merged = merge(tree, command)
     card = find_card(merged["dataset"], data_root(merged.get("data_root")))
     return _resolved(_build(merged), card), card
@@ -56,12 +62,12 @@ def layered(command: Mapping[str, Any]) -> tuple[Config, Card]:
     recipe = read_yaml(path)
     head = validated(Method, {k: v for k, v in recipe.items() if k in Method.model_fields}, str(path))
     card = find_card(str(chosen["dataset"]), data_root(chosen.get("data_root")))
-    tuned = CONFIGS / "tuned" / head.name / f"{card.name}.yaml"
     layers = [
         defaults,
+        read_yaml(CONFIGS / "bases" / f"{head.base}.yaml") if head.base else {},
         {k: v for k, v in recipe.items() if k not in Method.model_fields},
         card.config,
-        read_yaml(tuned) if tuned.is_file() else {},
+        *_tuned((head.base, head.name), card.name),
     ]
     tree: dict[str, Any] = {"synthesizer": _beside(path, head.synthesizer)}
     for layer in layers:
@@ -70,6 +76,12 @@ def layered(command: Mapping[str, Any]) -> tuple[Config, Card]:
     dataset = str(chosen["dataset"]) if str(chosen["dataset"]).endswith((".yaml", ".yml")) else card.name
     config = _build(merge(tree, {**command, "method": head.name, "dataset": dataset}))
     return _resolved(config, card), card
+
+
+def _tuned(names: Sequence[str | None], dataset: str) -> list[dict[str, Any]]:
+    """Return what differs on this data set, for those of `names` that have a file for it."""
+    files = [CONFIGS / "tuned" / name / f"{dataset}.yaml" for name in names if name]
+    return [read_yaml(file) for file in files if file.is_file()]
 
 
 def _resolved(config: Config, card: Card) -> Config:

@@ -11,21 +11,23 @@ from dpib.config.schema import Config
 from dpib.data.catalog import Card
 
 # Keys that change how a stage runs but not what comes out of it.
-_INDIFFERENT = ("profile", "note", "device", "data_root", "reuse", "resume", "method")
+_INDIFFERENT = ("profile", "note", "device", "processes", "data_root", "reuse", "resume", "method")
 _TASK = ("dataset", "seed", "synthesizer", "unsafe_noise_seed")
+# Sections of a recipe that only generate reads: another sampler needs no other training.
+_DRAWING = ("sampler",)
 _PRIVACY = ("epsilon", "delta", "relation", "accountant", "data")
 
 
 def stage_slice(stage: str, config: Config) -> dict[str, Any]:
     """Return the part of the configuration that decides the result of `stage`, its inputs apart."""
     tree = config.nested()
-    recipe = tuple(type(config.recipe).model_fields)
+    recipe = tuple(key for key in type(config.recipe).model_fields if key not in _DRAWING)
     keys: tuple[str, ...] = {
         "prepare": ("dataset",),
         "pretrain": ("public", "seed", "synthesizer", *(key for key in recipe if key != "train")),
         "train": (*_TASK, *_PRIVACY, "public", *recipe),
         "audit": (*_TASK, *_PRIVACY, *recipe),
-        "generate": ("seed", "generate"),
+        "generate": ("seed", "generate", *_DRAWING),
         "evaluate": ("dataset", "seed", "unsafe_noise_seed", *_PRIVACY, "eval", "yardstick", "oracle"),
         "baseline": ("dataset", "seed", "data", "eval", "oracle"),
         "main": tuple(key for key in tree if key not in _INDIFFERENT),
@@ -38,12 +40,19 @@ def fingerprint(stage: str, config: Config, card: Card | None, upstream: tuple[s
     content = {
         "stage": stage,
         "config": stage_slice(stage, config),
-        "card": [card.name, card.version] if card else None,
+        "card": _card(stage, card),
         "upstream": list(upstream),
         "source": source_digest(),
         "outside": outside_digest(config),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _card(stage: str, card: Card | None) -> list[Any] | None:
+    """Return what a stage depends on of the data set: pretraining knows only the shape of what comes later."""
+    if card is None:
+        return None
+    return [list(card.shape), len(card.classes)] if stage == "pretrain" else [card.name, card.version]
 
 
 @cache

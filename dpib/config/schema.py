@@ -58,6 +58,7 @@ class Config(Section):
     profile: Profile
     note: Text | None = None
     device: Literal["auto", "cpu", "cuda"]
+    processes: Positive = 1
     data_root: Text | None = None
     reuse: bool
     resume: bool

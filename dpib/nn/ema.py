@@ -1,6 +1,7 @@
 """Exponential moving average of a network, buffers included."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,3 +27,12 @@ class MovingAverage:
         mine, theirs = self.network.state_dict(), network.state_dict()
         floating = [name for name, value in mine.items() if value.is_floating_point()]
         torch._foreach_lerp_([mine[n] for n in floating], [theirs[n] for n in floating], 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averaged network's state and the number of updates behind it."""
+        return {"network": self.network.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.network.load_state_dict(state["network"])
+        self.updates = int(state["updates"])

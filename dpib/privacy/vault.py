@@ -130,6 +130,8 @@ class Vault:
         charge = self._planned(name, "gaussian")
         if self._witness is not None:
             self._witness(charge, SumMechanism(feature))
+        if self._world.size > 1:
+            raise BudgetError(f"release {name!r} is drawn once, by one process: set processes=1 for this method")
         saved = self._finished(name)
         if saved is not None:
             return saved

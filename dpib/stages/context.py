@@ -7,6 +7,7 @@ import torch
 
 from dpib.config import Config
 from dpib.data.catalog import Card
+from dpib.distributed import World
 from dpib.synthesizer import Log
 
 
@@ -15,7 +16,8 @@ class Context:
     """One stage at work.
 
     `artifacts` becomes the tracked run's artifacts when the stage is done; `private` never leaves this
-    machine and is deleted then.
+    machine and is deleted then. All processes of `world` run the stage; on all but rank 0 both folders are
+    temporary and the log is silent.
     """
 
     config: Config
@@ -24,3 +26,4 @@ class Context:
     artifacts: Path
     private: Path
     log: Log
+    world: World

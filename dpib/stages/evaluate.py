@@ -22,7 +22,9 @@ from dpib.stages.train import LEDGER, STATEMENT, spent_metrics
 REPORT = "report.json"
 
 
-def evaluate(context: Context, sensitive: Sensitive, images: Images, account: Account) -> dict[str, float]:
+def evaluate(
+    context: Context, sensitive: Sensitive, images: Images, account: Account, made_here: bool
+) -> dict[str, float]:
     """Judge `images`; write `report.json` and `privacy/*`; return the final metrics.
 
     Args:
@@ -30,6 +32,7 @@ def evaluate(context: Context, sensitive: Sensitive, images: Images, account: Ac
         sensitive: the vaults and yardsticks of its data set.
         images: the synthetic set, in the card's shape.
         account: the ledger so far: what making the images cost, or nothing.
+        made_here: whether that ledger came with the images; else nobody knows what they cost.
     """
     config = context.config
     ledger = Ledger.open(context.artifacts / LEDGER, account)
@@ -42,7 +45,7 @@ def evaluate(context: Context, sensitive: Sensitive, images: Images, account: Ac
         report |= more
     else:
         context.log.say("evaluate: yardstick=none, so no figure on real images is computed without noise")
-    metrics |= spent_metrics(ledger.account)
+    metrics |= spent_metrics(ledger.account, made_here)
     report["privacy"] = json.loads(ledger.json())
     write_text(context.artifacts / REPORT, json.dumps({"metrics": metrics, **report}, indent=2))
     write_text(context.artifacts / STATEMENT, statement.render(ledger.account))

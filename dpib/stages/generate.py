@@ -35,15 +35,29 @@ def generate(context: Context, account: Account, trained: Path) -> dict[str, flo
     synthesizer = build(context)
     synthesizer.load_state_dict(checkpoint.load(trained))
     labels = choose_labels(config, classes, synthesizer)
-    stream = seeding.generator(config.seed, "generate")
-    pieces = tqdm(labels.split(config.generate.batch), desc="generate", disable=None, leave=False)
-    images = Images(torch.cat([synthesizer.generate(piece, stream).x for piece in pieces]), labels)
+    images = Images(draw(synthesizer, labels, context), labels)
     write(context.artifacts / GEN, images, statement_text(account, config.method))
     picture = grids.grid(grids.by_class(images, classes), 10)
     with replacing(context.artifacts / SAMPLE) as temporary:
         Image.fromarray(picture).save(temporary)
     context.log.say(f"generate: {len(images)} images")
     return {"generate/images": float(len(images))}
+
+
+def draw(synthesizer: Synthesizer, labels: Tensor, context: Context) -> Tensor:
+    """Return uint8 images [n, c, h, w] in the labels' order, on every process.
+
+    Every batch has a generator of its own, so that the images do not depend on how many processes
+    share the batches out.
+    """
+    config, world = context.config, context.world
+    images = torch.zeros(len(labels), *context.card.shape, dtype=torch.uint8)
+    batches = list(enumerate(torch.arange(len(labels)).split(config.generate.batch)))
+    mine = batches[world.rank :: world.size]
+    for number, index in tqdm(mine, desc="generate", disable=None, leave=False):
+        stream = seeding.generator(config.seed, "generate", number)
+        images[index] = synthesizer.generate(labels[index], stream).x
+    return world.all_reduce_sum(images.to(world.device)).cpu()
 
 
 def choose_labels(config: Config, classes: int, synthesizer: Synthesizer) -> Tensor:

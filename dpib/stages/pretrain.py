@@ -18,7 +18,7 @@ def build(context: Context) -> Synthesizer:
         UserError: when its settings do not fit the data set's shape.
     """
     config, card = context.config, context.card
-    task = Task(card.shape, len(card.classes), config.seed, context.device)
+    task = Task(card.shape, len(card.classes), config.seed, context.device, context.world)
     maker = registry.load("synthesizer", config.synthesizer)
     try:
         synthesizer: Synthesizer = maker(config.recipe, task)

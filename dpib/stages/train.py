@@ -35,7 +35,7 @@ def train(context: Context, sensitive: Sensitive, pretrained: Path | None) -> di
     plan = calibrated(synthesizer, ledger.account)
     for charge in plan:
         context.log.say(f"train: {charge.name}: sigma {charge.sigma:.4g}, rate {charge.rate:g}, {charge.count} time(s)")
-    synthesizer.train(sensitive.vault("train", ledger, plan, context.private), context.log)
+    synthesizer.train(sensitive.vault("train", ledger, plan, context.private, context.world), context.log)
     checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict())
     write_text(context.artifacts / STATEMENT, statement.render(ledger.account))
     return {**spent_metrics(ledger.account), **{f"privacy/sigma_{c.name}": c.sigma or 0.0 for c in plan}}
@@ -66,14 +66,18 @@ def calibrated(synthesizer: Synthesizer, account: Account) -> tuple[Charge, ...]
         raise UserError(f"{error}: raise epsilon") from None
 
 
-def spent_metrics(account: Account) -> dict[str, float]:
-    """Return the `privacy/*` metrics of an account; none for one whose noise was not private."""
+def spent_metrics(account: Account, made_here: bool = True) -> dict[str, float]:
+    """Return the `privacy/*` metrics of an account; none for one whose noise was not private.
+
+    Of images that were not `made_here` it is unknown what their training spent: their epsilon is absent
+    rather than 0. Images of public data alone were made here, at epsilon 0.
+    """
     if account.tainted:
         return {}
     scopes = account.spent_by_scope()
     metrics = {"privacy/delta": account.delta}
-    if "train" in scopes:
-        metrics |= {"privacy/epsilon": account.spent(), "privacy/epsilon_train": scopes["train"]}
+    if "train" in scopes or made_here:
+        metrics |= {"privacy/epsilon": account.spent(), "privacy/epsilon_train": scopes.get("train", 0.0)}
     if "val" in scopes:
         metrics["privacy/epsilon_selection"] = scopes["val"]
     return metrics

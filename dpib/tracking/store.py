@@ -93,10 +93,11 @@ class Store:
         except MlflowException:
             return
 
-    def find(self, experiment: str, stage: str, fingerprint: str) -> str | None:
-        """Return the newest finished run of this stage and fingerprint."""
+    def find(self, experiment: str | None, stage: str, fingerprint: str) -> str | None:
+        """Return the newest finished run of this stage and fingerprint; no experiment: of any data set."""
+        found = self._client.search_experiments(filter_string="name LIKE 'dpib-%'") if experiment is None else []
         runs = self._client.search_runs(
-            [experiment],
+            [experiment] if experiment is not None else [e.experiment_id for e in found],
             f"tags.`dpib.fingerprint` = '{fingerprint}' and tags.`dpib.stage` = '{stage}' "
             "and attributes.status = 'FINISHED'",
             max_results=1,

@@ -1,0 +1,62 @@
+"""What the other processes of a run do: the same work as rank 0, without a word and without a trace."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from dpib import checkpoint
+from dpib.checkpoint import State
+from dpib.config import Config
+from dpib.data.catalog import Card
+from dpib.distributed import World
+from dpib.images import Images
+from dpib.stages.context import Context
+
+
+class SilentLog:
+    """A `Log` that tells nothing and keeps nothing; it continues from rank 0's snapshot."""
+
+    def __init__(self, snapshot: Path) -> None:
+        self._snapshot = snapshot
+
+    def say(self, text: str) -> None:
+        """Say nothing: rank 0 speaks."""
+
+    def curve(self, name: str, value: float, step: int) -> None:
+        """Track nothing: rank 0 tracks."""
+
+    def grid(self, name: str, images: Images, step: int) -> None:
+        """Track nothing: rank 0 tracks."""
+
+    def save(self, state: State) -> None:
+        """Keep nothing: rank 0's snapshot is the same."""
+
+    def restored(self) -> State | None:
+        """Return rank 0's snapshot of an interrupted attempt; the file must be readable from here."""
+        return checkpoint.load(self._snapshot) if self._snapshot.is_file() else None
+
+
+def announce(world: World, run_id: str, snapshot: Path | None) -> None:
+    """Tell the followers which run this stage is, and, if it is yet to be done, where its snapshot lies."""
+    world.share(json.dumps({"run": run_id, "snapshot": str(snapshot) if snapshot else None}))
+
+
+def follow(work: Callable[[Context], object], config: Config, card: Card, world: World) -> str:
+    """Take part in the stage that rank 0 announces; return the id of its run once that is finished.
+
+    Args:
+        work: the stage's function.
+        config: the same as rank 0's.
+        card: likewise.
+        world: the processes.
+    """
+    told = json.loads(world.share())
+    if told["snapshot"] is not None:
+        with tempfile.TemporaryDirectory(prefix="dpib-") as folder:
+            artifacts, private = Path(folder) / "artifacts", Path(folder) / "private"
+            artifacts.mkdir()
+            private.mkdir()
+            work(Context(config, card, world.device, artifacts, private, SilentLog(Path(told["snapshot"])), world))
+        world.barrier()
+    return str(told["run"])

@@ -185,7 +185,7 @@ def layer_by_layer() -> list[Patch]:
 
 def strategy(faulty: base.ClippedSum) -> list[Patch]:
     """Return a fault in a strategy, together with the loss of the check that would refuse it."""
-    return [(autotune, "STRATEGIES", {"vmap": faulty, "loop": faulty}), (autotune, "_trouble", lambda *_: None)]
+    return [(module, "clipped_sum", faulty) for module in (vmap, loop)] + [(autotune, "_trouble", lambda *_: None)]
 
 
 def draws_clipped_apart() -> list[Patch]:

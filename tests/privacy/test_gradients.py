@@ -30,7 +30,7 @@ def spec(**kwargs):
 
 def released(make_vault, images, loss, how, steps=1, model=None, seed=5, folder="v", **charge):
     """Return the first noised sums (not means), float64 [steps, parameters]; by default all records take part."""
-    vault = make_vault(images, plan(**{"count": steps, **charge}), noise=NoiseSource(seed), folder=folder)
+    vault = make_vault(images, plan(**{"count": steps, **charge}), noise=NoiseSource(seed), folder=folder, epsilon=1e30)
     items = vault.gradients("sgd", loss, model or make(Net), how)
     rate = charge.get("rate", 1.0)
     return torch.stack([flat(item.of) for item in itertools.islice(items, steps)]) * len(images) * rate

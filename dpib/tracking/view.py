@@ -13,6 +13,7 @@ _COLUMNS = (
     "metrics.`utility/accuracy_best`",
     "metrics.`utility/accuracy_mean`",
     "metrics.`fidelity/fid`",
+    "metrics.`fidelity_random/fid`",
     "metrics.`fidelity/precision`",
     "metrics.`fidelity/recall`",
 )

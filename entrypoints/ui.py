@@ -28,6 +28,8 @@ def main(port: int) -> None:
     # Loopback only, and without the job runner of MLflow's other half: it costs 2 GB and half a minute.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = ["mlflow", "server", "--backend-store-uri", store.uri, "--host", "127.0.0.1"]
+    # A page elsewhere that makes the browser call this server under another name is turned away.
+    server += ["--allowed-hosts", f"127.0.0.1:{port},localhost:{port}"]
     sys.exit(subprocess.call([sys.executable, "-m", *server, "--port", str(port), "--workers", "1"], env=environment))
 
 

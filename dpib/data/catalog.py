@@ -1,6 +1,7 @@
 """Data set cards: what a data set is, where it comes from, and how it is cited. One YAML file each."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 from dpib.errors import UserError, nearest
 from dpib.section import Positive, Section, Text, read_yaml, validated
 
+_NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"  # it becomes a folder below the data root, and nothing above it
 CARDS = Path(__file__).resolve().parents[2] / "configs" / "datasets"
 
 
@@ -45,7 +47,7 @@ class Checksums(Section):
 class Card(Section):
     """What is publicly known about a data set."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    name: str = Field(pattern=f"^{_NAME}$")
     title: str
     version: Positive = 1
     shape: tuple[int, int, int] = Field(strict=False, description="channels, height, width")
@@ -90,6 +92,8 @@ def find_card(name: str, root: Path) -> Card:
     """
     if name.endswith((".yaml", ".yml")):
         return read_card(Path(name))
+    if not re.fullmatch(_NAME, name):
+        raise UserError(f"{name!r} is no name of a data set: letters, digits, _ and - only, or the path of a card")
     for path in (CARDS / f"{name}.yaml", root / name / "card.yaml"):
         if path.is_file():
             return read_card(path)

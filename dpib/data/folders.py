@@ -1,6 +1,7 @@
 """Image folders, the layout that everybody has: one folder per class, plain or inside zip archives."""
 
 import io
+import stat
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from dpib.images import Images
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _MAX_PIXELS = 2**24
-_MAX_BYTES = 64 * 2**20
+_MAX_BYTES = 64 * 2**20  # of one image in an archive
+_MAX_RATIO = 200  # of an image's size to its compressed size; PNG and JPEG hardly shrink
+_MAX_MEMBERS = 10_000_000
 _TEST_SHARE = 0.1
 
 
@@ -57,9 +60,22 @@ def _members(card: Card, source: Path) -> Iterator[Member]:
             content = zipfile.ZipFile(archive)
         except (zipfile.BadZipFile, OSError) as error:
             raise UserError(f"{archive} is not a readable zip archive ({error}): fetch it again") from None
+        if len(content.infolist()) > _MAX_MEMBERS:
+            raise UserError(f"{archive} has more than {_MAX_MEMBERS} entries, which is no set of images")
         for info in content.infolist():
-            if PurePosixPath(info.filename).suffix.lower() in _SUFFIXES and info.file_size < _MAX_BYTES:
+            if PurePosixPath(info.filename).suffix.lower() in _SUFFIXES:
+                _refuse_bomb(info, archive)
                 yield PurePosixPath(info.filename), zipfile.Path(content, info.filename)
+
+
+def _refuse_bomb(info: zipfile.ZipInfo, archive: Path) -> None:
+    """Refuse an entry that would unpack to far more than an image, or that is a link."""
+    if info.file_size > _MAX_BYTES or info.file_size > _MAX_RATIO * max(1, info.compress_size):
+        raise UserError(
+            f"{archive}: {info.filename} unpacks from {info.compress_size} to {info.file_size} bytes: no image does"
+        )
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise UserError(f"{archive}: {info.filename} is a symbolic link, which dpib does not follow")
 
 
 def _read(card: Card, members: list[Member]) -> Images:

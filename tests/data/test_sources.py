@@ -196,6 +196,29 @@ def test_a_zip_of_class_folders_is_read_in_place(pets, tmp_path):
     assert len(read_source(card, tmp_path / "pets.zip")["train"]) == 20
 
 
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda info: setattr(info, "compress_type", zipfile.ZIP_DEFLATED), "no image does"),
+        (lambda info: setattr(info, "external_attr", 0o120777 << 16), "symbolic link"),
+    ],
+)
+def test_a_zip_bomb_or_a_link_is_refused(pets, tmp_path, spoil, says):
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        info = zipfile.ZipInfo("train/cat/0.png")
+        spoil(info)
+        archive.writestr(info, bytes(2**20))
+    card = find_card("mnist_28", tmp_path).model_copy(update={"source": Source(kind="folders"), "classes": ["cat"]})
+    with pytest.raises(UserError, match=says):
+        read_source(card, tmp_path / "pets.zip")
+
+
+@pytest.mark.parametrize("name", ["../mnist_28", "a/b", "", ".hidden", "a b"])
+def test_a_name_that_would_leave_the_data_root_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match="is no name of a data set"):
+        find_card(name, tmp_path)
+
+
 def test_a_class_of_two_folders_and_inverted_ink(tmp_path):
     (tmp_path / "o" / "Greek" / "character01").mkdir(parents=True)
     (tmp_path / "o" / "Greek" / "character01" / "a.png").write_bytes(png(255, mode="L"))

@@ -118,7 +118,7 @@ def run_baseline(config: Config, card: Card, store: Store) -> Result:
     return execute(stage, config, card, store)
 
 
-def run_main(config: Config, card: Card, store: Store) -> Result:
+def run_main(config: Config, card: Card, store: Store, parent: str | None = None) -> Result:
     """Run every stage as children of one run, which carries their metrics, the picture and the papers."""
 
     def work(context: Context, run: Run) -> dict[str, float]:
@@ -137,7 +137,7 @@ def run_main(config: Config, card: Card, store: Store) -> Result:
         return {k: v for result in stages.values() if result for k, v in result.metrics.items()}
 
     stage = Stage("main", work, (), {"sensitive-train": card}, Sensitive(config, card).digest)
-    return execute(stage, config, card, store)
+    return execute(stage, config, card, store, parent)
 
 
 _PAPERS = (str(LEDGER), "privacy/statement.md", "report.json")

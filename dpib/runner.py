@@ -38,7 +38,8 @@ class Stage:
     """What `execute` must know of a stage.
 
     `work` writes artifacts and returns final metrics. `inputs` are what it consumes (run ids, file
-    digests). `private_snapshot` keeps its snapshots off the store.
+    digests). `private_snapshot` keeps its snapshots off the store. `label` names the run where the stage's
+    own name does not tell it from others.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Stage:
     digest: Callable[[], str] | None = None
     private: bool = True
     private_snapshot: bool = False
+    label: str | None = None
 
 
 class StageLog:
@@ -91,7 +93,7 @@ def execute(stage: Stage, config: Config, card: Card, store: Store, parent: str 
         UserError: what the stage raises, after its run was closed as FAILED.
     """
     key = fingerprint(stage.name, config, card, stage.inputs)
-    experiment = store.experiment(card.name, card.title)
+    experiment = store.experiment_of(parent) if parent else store.experiment(card.name, card.title)
     seen = Seen(home())
     digest = stage.digest() if stage.digest is not None else None
     if config.reuse:
@@ -106,7 +108,7 @@ def execute(stage: Stage, config: Config, card: Card, store: Store, parent: str 
         snapshot = (
             workspace.private / "snapshot.safetensors" if stage.private_snapshot else workspace.artifacts / SNAPSHOT
         )
-        with _closing(run, workspace):
+        with closing(run, workspace.pause):
             log = StageLog(run, workspace, snapshot)
             context = Context(config, card, _device(config), workspace.artifacts, workspace.private, log)
             metrics = stage.work(context, run)
@@ -140,7 +142,8 @@ def _open(
         if notes["uri"] == store.uri:
             store.close(notes["run_id"])
         workspace.clear()
-    run = store.begin(experiment, run_name(stage.name, config, card, parent), _tags(stage, config, card, key), parent)
+    name = stage.label or run_name(stage.name, config, card, parent)
+    run = store.begin(experiment, name, _tags(stage, config, card, key), parent)
     workspace.note(run_id=run.id, uri=store.uri)
     run.params(config.flat())
     for context, used in stage.contexts.items():
@@ -166,6 +169,7 @@ def _tags(stage: Stage, config: Config, card: Card, key: str) -> dict[str, str]:
         "dpib.dataset": card.name,
         "dpib.method": stage.name if stage.name in ("prepare", "baseline") else config.method,
         "dpib.fingerprint": key,
+        "dpib.inputs": ",".join(stage.inputs) or "none",
         "dpib.private": str(stage.private and config.unsafe_noise_seed is None).lower(),
     }
     if config.note:
@@ -174,17 +178,17 @@ def _tags(stage: Stage, config: Config, card: Card, key: str) -> dict[str, str]:
 
 
 @contextmanager
-def _closing(run: Run, workspace: Workspace) -> Iterator[None]:
-    """End the run as what happened inside: FINISHED, FAILED with its reason, or KILLED."""
+def closing(run: Run, pause: Callable[[], None]) -> Iterator[None]:
+    """End the run as what happened inside: FINISHED, FAILED with its reason, or KILLED (after a `pause`)."""
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
-        workspace.pause()
+        pause()
         run.finish("KILLED")
         raise
     except BaseException as error:
-        workspace.pause()
+        pause()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         run.tag({"dpib.error": reason[:500]})
         run.finish("FAILED")

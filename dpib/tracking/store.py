@@ -48,6 +48,10 @@ class Store:
         self._client.set_experiment_tag(found_id, f"mlflow.sharedViewState.{VIEW_NAME}", view_state())
         return str(found_id)
 
+    def experiment_of(self, run_id: str) -> str:
+        """Return the id of the experiment that a run belongs to."""
+        return str(self._client.get_run(run_id).info.experiment_id)
+
     def newest_experiment(self) -> str:
         """Return the id of the dpib experiment with the newest run.
 

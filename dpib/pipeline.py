@@ -17,6 +17,7 @@ from dpib.sensitive import Sensitive
 from dpib.stages.baseline import baseline
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
+from dpib.stages.fidelity import require_weights
 from dpib.stages.generate import GEN, SAMPLE, generate
 from dpib.stages.pretrain import FINAL, pretrain
 from dpib.stages.train import LEDGER, train
@@ -75,6 +76,7 @@ def run_generate(config: Config, card: Card, store: Store, train_run: str, paren
 
 def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: str, parent: str | None = None) -> Result:
     """Judge the synthetic set in `gen`; `source` is the run or the digest that it came from."""
+    require_weights(config)
     sensitive = Sensitive(config, card)
     images, statement = read_gen(gen, card)
     account = inherited(statement, sensitive.account(), gen)
@@ -120,6 +122,7 @@ def run_baseline(config: Config, card: Card, store: Store) -> Result:
 
 def run_main(config: Config, card: Card, store: Store, parent: str | None = None) -> Result:
     """Run every stage as children of one run, which carries their metrics, the picture and the papers."""
+    require_weights(config)
 
     def work(context: Context, run: Run) -> dict[str, float]:
         parent = run.id

@@ -42,6 +42,7 @@ class Sensitive:
         return Account(
             dataset=card.name,
             relation=config.relation,
+            accountant=config.accountant,
             epsilon=config.epsilon,
             delta=config.delta,
             scopes=scopes,

@@ -13,7 +13,7 @@ from dpib.data.catalog import Card
 # Keys that change how a stage runs but not what comes out of it.
 _INDIFFERENT = ("profile", "note", "device", "data_root", "reuse", "resume", "method")
 _TASK = ("dataset", "seed", "synthesizer", "unsafe_noise_seed")
-_PRIVACY = ("epsilon", "delta", "relation", "data")
+_PRIVACY = ("epsilon", "delta", "relation", "accountant", "data")
 
 
 def stage_slice(stage: str, config: Config) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Config(Section):
     epsilon: float = Field(gt=0)
     delta: float | None = Field(default=None, gt=0, lt=1)
     relation: Literal["zero_out", "replace_one"]
+    accountant: Literal["pld", "rdp", "prv"]
     seed: int = Field(ge=0)
     profile: Profile
     note: Text | None = None

@@ -1,23 +1,48 @@
-"""What a mechanism costs, as data: planned charges and the events that a ledger holds."""
+"""What a mechanism costs, as data: planned charges and the events that a ledger holds.
+
+The kinds, and the parameters of each:
+
+- `gaussian`: sigma; Poisson-sampled where rate < 1, and then perhaps truncated to `cap` records a batch
+- `gaussian_wor`: sigma; a fixed share `rate` of the records, drawn without replacement
+- `laplace`: scale
+- `noisy_max`: epsilon; report-noisy-max, the index only
+- `pure`: epsilon; any other mechanism that is epsilon-DP
+- `random_stopping`: the best of a random number (`stopping`) of independent trials, each of which is `base`
+
+`sigma` and `scale` are noise over the largest (Euclidean, L1) norm that one record may contribute; what
+the neighbouring relation makes of it is the accountant's business. `epsilon` already is the price under
+the ledger's relation.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dpib.privacy.stopping import Stopping
+
 Relation = Literal["zero_out", "replace_one"]
-Kind = Literal["gaussian", "noisy_max"]
+Kind = Literal["gaussian", "gaussian_wor", "laplace", "noisy_max", "pure", "random_stopping"]
 Scope = Literal["train", "val"]
+
+_PRICED_BY: dict[Kind, str] = {
+    "gaussian": "sigma",
+    "gaussian_wor": "sigma",
+    "laplace": "scale",
+    "noisy_max": "epsilon",
+    "pure": "epsilon",
+    "random_stopping": "stopping",
+}
+_SAMPLED = ("gaussian", "gaussian_wor")
 
 
 @dataclass(frozen=True)
 class Charge:
-    """One release that a synthesizer or a stage intends to make.
+    """One release that a synthesizer or a stage intends to make: an `Event` before it meets its records.
 
-    `sigma` is the noise multiplier: standard deviation over the largest norm that one record may
-    contribute. A Gaussian charge without sigma is free: calibration chooses it (see `calibrate.solve`).
-    `epsilon` is the pure-DP price of a report-noisy-max selection. `rate` is the Poisson sampling
-    probability and `count` the number of times that the mechanism runs.
+    A Gaussian charge without sigma is free: calibration chooses it (see `calibrate.solve`). `rate` is the
+    sampling probability of a record, `count` the number of times that the mechanism runs. `base` are the
+    charges of one trial of a `random_stopping` selection.
     """
 
     name: str
@@ -28,9 +53,23 @@ class Charge:
     rate: float = 1.0
     count: int = 1
     partition: str = ""
+    cap: int | None = None
+    scale: float | None = None
+    base: "tuple[Charge, ...]" = ()
+    stopping: Stopping | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether calibration has still to choose a sigma, here or in a trial."""
+        own = self.kind in ("gaussian", "gaussian_wor") and self.sigma is None
+        return own or any(charge.free for charge in self.base)
 
     def at(self, sigma: float) -> Self:
-        """Return the same charge with its noise multiplier fixed."""
+        """Return the same charge with every free sigma fixed at this one."""
+        if not self.free:
+            return self
+        if self.base:
+            return replace(self, base=tuple(charge.at(sigma) for charge in self.base))
         return replace(self, sigma=sigma)
 
     def event(self, scope: Scope, n: int, relation: Relation) -> "Event":
@@ -50,6 +89,10 @@ class Charge:
             rate=self.rate,
             count=self.count,
             partition=self.partition,
+            cap=self.cap,
+            scale=self.scale,
+            base=tuple(charge.event(scope, n, relation) for charge in self.base),
+            stopping=self.stopping,
             label=self.label,
         )
 
@@ -66,8 +109,12 @@ class Event(BaseModel):
     relation: Relation
     sigma: float | None = Field(default=None, gt=0)
     epsilon: float | None = Field(default=None, gt=0)
+    scale: float | None = Field(default=None, gt=0)
     rate: float = Field(default=1.0, gt=0, le=1)
+    cap: int | None = Field(default=None, gt=0)
     count: int = Field(default=1, gt=0)
+    base: "tuple[Event, ...]" = ()
+    stopping: Stopping | None = None
     partition: str = ""
     label: str = ""
 
@@ -75,10 +122,28 @@ class Event(BaseModel):
     def _priced_by_its_kind(self) -> Self:
         if not self.id.startswith(f"{self.scope}/"):
             raise ValueError(f"event {self.id!r} does not belong to scope {self.scope!r}")
-        gaussian = self.kind == "gaussian"
-        if (self.sigma is not None) != gaussian or (self.epsilon is not None) == gaussian:
-            needs = "a sigma and no epsilon" if gaussian else "an epsilon and no sigma"
-            raise ValueError(f"event {self.id!r} of kind {self.kind} needs {needs}")
-        if self.kind == "noisy_max" and self.rate != 1.0:
-            raise ValueError(f"event {self.id!r}: a sub-sampled noisy_max is not supported")
+        price = _PRICED_BY[self.kind]
+        given = {name for name in _PRICED_BY.values() if getattr(self, name) is not None}
+        if given != {price}:
+            found = ", ".join(sorted(given)) or "none"
+            raise ValueError(f"event {self.id!r} of kind {self.kind} needs a {price} and no other price, not {found}")
+        return self
+
+    @model_validator(mode="after")
+    def _sampled_by_its_kind(self) -> Self:
+        if self.rate < 1 and self.kind not in _SAMPLED:
+            raise ValueError(f"event {self.id!r}: a sub-sampled {self.kind} is not supported")
+        if self.cap is not None and (self.kind != "gaussian" or self.rate == 1 or self.cap > self.n):
+            raise ValueError(f"event {self.id!r}: a cap truncates a Poisson-sampled gaussian, to at most n records")
+        return self
+
+    @model_validator(mode="after")
+    def _trials_touch_the_same_records(self) -> Self:
+        if bool(self.base) != (self.kind == "random_stopping"):
+            raise ValueError(f"event {self.id!r}: base is what one trial of a random_stopping charges, and only that")
+        for event in self.base:
+            if event.kind == "random_stopping":
+                raise ValueError(f"event {event.id!r}: a random_stopping within another is not supported")
+            if (event.scope, event.n, event.relation) != (self.scope, self.n, self.relation) or event.partition:
+                raise ValueError(f"event {event.id!r} does not touch the same records as its {self.id!r}")
         return self

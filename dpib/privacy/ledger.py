@@ -11,15 +11,12 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dpib.atomic import write_text
-from dpib.errors import UserError
 from dpib.privacy import accounting
+from dpib.privacy.accounting import Accountant
+from dpib.privacy.errors import BudgetError as BudgetError  # part of the ledger's interface
 from dpib.privacy.events import Charge, Event, Relation, Scope
 
 _SLACK = 1 + 1e-9  # rounding of the accountant itself, not a tolerance for overspending
-
-
-class BudgetError(UserError):
-    """A charge that the budget, or the rules of the ledger, do not allow; nothing was released."""
 
 
 class Yardstick(BaseModel):
@@ -41,6 +38,7 @@ class Account(BaseModel):
     dataset: str
     unit: Literal["one image with its label"] = "one image with its label"
     relation: Relation
+    accountant: Accountant = "pld"
     epsilon: float = Field(gt=0)
     delta: float = Field(gt=0, lt=1)
     scopes: dict[Scope, int]
@@ -68,11 +66,11 @@ class Account(BaseModel):
 
     def spent(self) -> float:
         """Return the total epsilon at `delta`."""
-        return accounting.spent(self.events, self.delta)
+        return accounting.spent(self.events, self.delta, self.accountant)
 
     def spent_by_scope(self) -> dict[str, float]:
         """Return epsilon at `delta` for every scope that was touched."""
-        return accounting.by_scope(self.events, self.delta)
+        return accounting.by_scope(self.events, self.delta, self.accountant)
 
 
 class Ledger:
@@ -91,7 +89,7 @@ class Ledger:
         """
         if path.exists():
             found = Account.parse(path.read_text(encoding="utf-8"))
-            for key in ("dataset", "relation", "epsilon", "delta", "scopes"):
+            for key in ("dataset", "relation", "accountant", "epsilon", "delta", "scopes"):
                 if getattr(found, key) != getattr(account, key):
                     raise BudgetError(
                         f"{path} was begun with {key} = {getattr(found, key)}, this run has "
@@ -117,7 +115,7 @@ class Ledger:
                 raise BudgetError(f"the ledger already holds another event with id {event.id!r}")
             if event.id not in known:
                 fresh.append(event)
-        total = accounting.spent([*self.account.events, *fresh], self.account.delta)
+        total = accounting.spent([*self.account.events, *fresh], self.account.delta, self.account.accountant)
         if total > self.account.epsilon * _SLACK:
             names = ", ".join(event.id for event in fresh)
             raise BudgetError(

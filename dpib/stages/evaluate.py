@@ -16,7 +16,7 @@ from dpib.privacy.yardstick import Yardstick
 from dpib.sensitive import Sensitive
 from dpib.stages import judge
 from dpib.stages.context import Context
-from dpib.stages.fidelity import fidelity
+from dpib.stages.fidelity import choose_embedding, fidelity
 from dpib.stages.train import LEDGER, STATEMENT, spent_metrics
 
 REPORT = "report.json"
@@ -31,10 +31,13 @@ def evaluate(context: Context, sensitive: Sensitive, images: Images, account: Ac
         images: the synthetic set, in the card's shape.
         account: the ledger so far: what making the images cost, or nothing.
     """
+    config = context.config
     ledger = Ledger.open(context.artifacts / LEDGER, account)
+    # Weights that cannot be loaded are found now, not after the classifiers are trained.
+    embedding = choose_embedding(config, context.device, context.log) if config.yardstick == "all" else None
     metrics, report = _utility(context, sensitive, images, ledger)
-    if context.config.yardstick == "all":
-        figures, more = fidelity(context, sensitive, images, ledger)
+    if embedding is not None:
+        figures, more = fidelity(context, sensitive, images, ledger, embedding)
         metrics |= figures
         report |= more
     else:

@@ -1,6 +1,5 @@
 """The fidelity half of evaluation: one feature pass over synthetic and real images, then every metric."""
 
-from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
@@ -10,7 +9,14 @@ from dpib import registry, seeding
 from dpib.config import Config
 from dpib.data.catalog import home
 from dpib.images import Images
-from dpib.metrics.features import Embedding, Features, extract, inception_embedding, random_embedding
+from dpib.metrics.features import (
+    Embedding,
+    Features,
+    extract,
+    inception_embedding,
+    random_embedding,
+    weights_file,
+)
 from dpib.metrics.fidelity import Unavailable
 from dpib.privacy.ledger import Ledger
 from dpib.sensitive import Sensitive
@@ -19,7 +25,7 @@ from dpib.synthesizer import Log
 
 
 def fidelity(
-    context: Context, sensitive: Sensitive, images: Images, ledger: Ledger
+    context: Context, sensitive: Sensitive, images: Images, ledger: Ledger, embedding: Embedding
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the fidelity metrics with their sample counts, and for the report what is absent and why.
 
@@ -27,7 +33,6 @@ def fidelity(
     resumption.
     """
     config, settings, log = context.config, context.config.eval, context.log
-    embedding = choose_embedding(config, context.device, log)
     chosen = subset(images, settings.max_synthetic, config.seed)
     synthetic = extract(embedding, chosen.x, settings.batch, context.private / "features", "synthetic images")
     metrics = {f"{embedding.prefix}/n_synthetic": float(len(synthetic))}
@@ -57,13 +62,24 @@ def fidelity(
     }
 
 
+def require_weights(config: Config) -> None:
+    """Refuse a named file of Inception weights that is not there, before hours of work rather than after.
+
+    Raises:
+        UserError: naming the file.
+    """
+    weights = config.eval.inception_weights
+    if config.yardstick == "all" and config.eval.embedding == "inception" and weights is not None:
+        weights_file(weights)
+
+
 def choose_embedding(config: Config, device: torch.device, log: Log) -> Embedding:
     """Return the configured embedding; the random one, with a warning, where Inception cannot be had."""
     if config.eval.embedding == "random":
         return random_embedding(device)
     weights = config.eval.inception_weights
     try:
-        return inception_embedding(Path(weights) if weights else None, device)
+        return inception_embedding(weights_file(weights) if weights else None, device)
     except (URLError, OSError) as error:
         log.say(
             f"evaluate: warning: no Inception weights ({error}): FID and the like are NOT computed. A random "

@@ -8,7 +8,7 @@ import torch
 from dpib.errors import UserError
 from dpib.images import Images
 from dpib.metrics import features as module
-from dpib.metrics.features import Features, extract, inception_embedding, random_embedding
+from dpib.metrics.features import Features, extract, inception_embedding, random_embedding, weights_file
 from dpib.metrics.fidelity import Unavailable, fid, inception_score, kid, precision_recall
 
 CPU = torch.device("cpu")
@@ -156,4 +156,4 @@ def test_hostile_weights_are_not_executed(tmp_path):
 
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(UserError, match=r"absent.pth do not exist"):
-        inception_embedding(tmp_path / "absent.pth", CPU)
+        weights_file(str(tmp_path / "absent.pth"))

@@ -67,7 +67,7 @@ def test_replace_one_of_a_subsampled_gaussian():
 
 def test_selections_add_up_to_their_epsilons_and_not_beyond():
     four = [selection(0.25, name=f"s{i}") for i in range(4)]
-    assert accounting.composed(four, 1e-6) == pytest.approx(1.0, rel=1e-12)
+    assert 1.0 - 1e-4 < accounting.composed(four, 1e-6) <= 1.0
 
 
 def test_scopes_and_partitions_take_the_maximum():

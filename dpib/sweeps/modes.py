@@ -129,8 +129,12 @@ def selection_charge(account: Account, name: str) -> Charge:
     if spent >= account.epsilon * (1 - calibrate.TOLERANCE):
         raise _nothing_left(account)
     # Any (e1, d) and (e2, 0) compose to (e1 + e2, d), so the rest of the budget may go to a pure mechanism.
-    label = "which trial's classifier is most accurate on held-out images"
-    return Charge(name, "noisy_max", label, epsilon=(account.epsilon - spent) * (1 - 1e-9))
+    return noisy_max(name, (account.epsilon - spent) * (1 - 1e-9))
+
+
+def noisy_max(name: str, epsilon: float) -> Charge:
+    """Return the charge of one report-noisy-max over the trials' classifiers."""
+    return Charge(name, "noisy_max", "which trial's classifier is most accurate on held-out images", epsilon=epsilon)
 
 
 def trials_total(

@@ -69,6 +69,7 @@ class Sweep(Section):
     pruner: Literal["median", "halving"] | None = None
     epsilon_total: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
+    heartbeat: Positive = Field(default=20, description="seconds; a worker is taken for dead after three")
     space: Space = Field(min_length=1)
 
 

@@ -190,19 +190,17 @@ def save_plots(study: Study, folder: Path) -> list[str]:
     from optuna.visualization import matplotlib as drawn
 
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("optimization_history", "param_importances", "parallel_coordinate", "slice")
     made = []
-    for name in names:
+    for name in ("optimization_history", "param_importances", "parallel_coordinate", "slice"):
         try:
             with _quiet():
                 getattr(drawn, f"plot_{name}")(study.optuna)
         except (ValueError, RuntimeError):
+            pyplot.close("all")
             continue  # too few trials, or all alike: there is nothing to draw
-        finally:
-            if pyplot.get_fignums():
-                pyplot.gcf().set_size_inches(9, 5)
-                pyplot.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
-                pyplot.close("all")
+        pyplot.gcf().set_size_inches(9, 5)
+        pyplot.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
+        pyplot.close("all")
         made.append(name)
     return made
 

@@ -1,7 +1,7 @@
 """One tracking address: finds, begins, resumes and reads runs."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,14 @@ class Store:
             order_by=["attributes.start_time DESC"],
         )
         return runs[0].info.run_id if runs else None
+
+    def downstream(self, run_id: str, stages: Sequence[str]) -> list[tuple[str, str]]:
+        """Return (run, stage) of the finished runs of these stages that consumed `run_id`, the oldest first."""
+        experiment = self.experiment_of(run_id)
+        query = f"tags.`dpib.inputs` LIKE '%{run_id}%' and attributes.status = 'FINISHED'"
+        runs = self._client.search_runs([experiment], query, max_results=1000, order_by=["attributes.start_time ASC"])
+        found = [(run.info.run_id, run.data.tags.get("dpib.stage", "")) for run in runs]
+        return [(run, stage) for run, stage in found if stage in stages]
 
     def follow(self, run_id: str) -> str:
         """Return the run's own id, also for the id that `mlflow run` printed for it.

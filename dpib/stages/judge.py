@@ -86,7 +86,9 @@ def race(
         if name in done:
             log.say(f"evaluate: {name} was finished before the interruption")
             continue
-        for epoch in train_classifier(network(context, name), fitted, config.eval.schedule, config.seed, name, context.device):
+        for epoch in train_classifier(
+            network(context, name), fitted, config.eval.schedule, config.seed, name, context.device
+        ):
             candidate = f"{name}/{epoch.number}"
             found.losses[candidate] = epoch.loss
             found.syn[candidate] = accuracy(epoch.predict(held.x) == held.y)

@@ -106,7 +106,7 @@ def stopping_charges(
         study: prefix of the ids.
     """
     law = spec.drawn.stopping()
-    train = ()
+    train: tuple[Charge, ...] = ()
     if trial:
         label = f"best of about {law.mean:.3g} synthesizers, each trained for the epsilon of one"
         train = (Charge(f"{study}/trials", "random_stopping", label, base=tuple(trial), stopping=law),)
@@ -125,9 +125,9 @@ def selection_charge(account: Account, name: str) -> Charge:
     Raises:
         UserError: when nothing is left.
     """
-    spent = account.spent_by_scope().get("val", 0.0)
-    if spent >= account.epsilon * (1 - calibrate.TOLERANCE):
+    if _exhausted(account):
         raise _nothing_left(account)
+    spent = account.spent_by_scope().get("val", 0.0)
     # Any (e1, d) and (e2, 0) compose to (e1 + e2, d), so the rest of the budget may go to a pure mechanism.
     return noisy_max(name, (account.epsilon - spent) * (1 - 1e-9))
 
@@ -137,9 +137,7 @@ def noisy_max(name: str, epsilon: float) -> Charge:
     return Charge(name, "noisy_max", "which trial's classifier is most accurate on held-out images", epsilon=epsilon)
 
 
-def trials_total(
-    trial: Sequence[Charge], account: Account, scope: Scope, trials: int
-) -> float:
+def trials_total(trial: Sequence[Charge], account: Account, scope: Scope, trials: int) -> float:
     """Return epsilon of `trials` equal trials composed, on the records of one scope and from nothing."""
     events = [event for i in range(trials) for event in events_of(trial, account, scope, f"trial-{i:03d}/")]
     return accounting.spent(events, account.delta)
@@ -157,6 +155,8 @@ def renamed(charge: Charge, name: str) -> Charge:
 
 def _solved(plan: Sequence[Charge], account: Account) -> tuple[Charge, ...]:
     already = [event for event in account.events if event.scope == "val"]
+    if _exhausted(account):
+        raise _nothing_left(account)
     try:
         return calibrate.solve(
             plan,
@@ -169,6 +169,11 @@ def _solved(plan: Sequence[Charge], account: Account) -> tuple[Charge, ...]:
         )
     except ValueError:
         raise _nothing_left(account) from None
+
+
+def _exhausted(account: Account) -> bool:
+    # What is left must be worth more than the calibration's own tolerance.
+    return account.spent_by_scope().get("val", 0.0) >= account.epsilon * (1 - calibrate.TOLERANCE)
 
 
 def _nothing_left(account: Account) -> UserError:

@@ -84,9 +84,7 @@ def _plan(job: Job, points: list[Point]) -> tuple[Charge, ...]:
     return plans[0]
 
 
-def _trial(
-    job: Job, context: Context, which: tuple[int, Point], plan: tuple[Charge, ...], score: Charge
-) -> Winner:
+def _trial(job: Job, context: Context, which: tuple[int, Point], plan: tuple[Charge, ...], score: Charge) -> Winner:
     number, point = which
     folder = context.private / "trials" / f"{number:04d}"
     finished = folder / "score.json"

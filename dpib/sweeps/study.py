@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import optuna
 from optuna.storages import RDBStorage
@@ -26,6 +26,7 @@ from dpib.errors import UserError
 from dpib.sweeps.space import Point
 
 ATTEMPTS = 5
+Direction = Literal["minimize", "maximize"]
 _MEMO = "dpib"
 _STOPPED = "dpib.stopped"
 
@@ -59,7 +60,7 @@ class Study:
 
     @classmethod
     def create(
-        cls, url: str, name: str, memo: dict[str, Any], points: Sequence[Point], direction: str, heartbeat: int
+        cls, url: str, name: str, memo: dict[str, Any], points: Sequence[Point], direction: Direction, heartbeat: int
     ) -> Self:
         """Return the study of that name, with one slot per point; an empty point is left to the sampler.
 

@@ -119,10 +119,10 @@ def suite_worker(study: Study, store: Store, worker: int) -> Progress:
 
     def work(found: optuna.Trial, slot: int) -> float:
         config, card = layered(all_cells[slot])
-        result = wait_for(store, lambda: run_main(config, card, store))
+        result = wait_for(lambda: run_main(config, card, store))
         found.set_user_attr("run", result.run_id)
         found.set_user_attr("reused", result.reused)
-        return result.metrics.get("utility/accuracy_best", 0.0)
+        return float(result.metrics.get("utility/accuracy_best", 0.0))
 
     def tell(progress: Progress) -> None:
         print(f"suite: {estimate(progress, memo['workers'], began)}", file=sys.stderr, flush=True)

@@ -41,9 +41,7 @@ _MEANING = {
 }
 
 
-def of_study(
-    order: "Order", job: Job, context: Context, run: Run, ended: tuple[Study, Progress]
-) -> dict[str, float]:
+def of_study(order: "Order", job: Job, context: Context, run: Run, ended: tuple[Study, Progress]) -> dict[str, float]:
     """Choose the winner of a finished study and write everything about it; return the final metrics.
 
     Raises:
@@ -143,9 +141,7 @@ def _end(
     return _papers(order, job, context, run, metrics)
 
 
-def _papers(
-    order: "Order", job: Job, context: Context, run: Run, metrics: Mapping[str, float]
-) -> dict[str, float]:
+def _papers(order: "Order", job: Job, context: Context, run: Run, metrics: Mapping[str, float]) -> dict[str, float]:
     """Write the ledger and the statement; return `metrics` with what the sweep cost."""
     spec, path = job.spec, context.artifacts / LEDGER
     final = spec.mode == "public" and path.is_file()

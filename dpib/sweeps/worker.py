@@ -4,18 +4,17 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import optuna
 
 from dpib import seeding
 from dpib.errors import UserError
 from dpib.privacy.ledger import BudgetError
+from dpib.runner import Result
 from dpib.sweeps.job import Job, run_trial
 from dpib.sweeps.space import suggest
 from dpib.sweeps.spec import Sweep
 from dpib.sweeps.study import Progress, Study
-from dpib.tracking import Store
 from dpib.workspace import Busy
 
 Work = Callable[[optuna.Trial, int], float]
@@ -90,7 +89,7 @@ def startup(spec: Sweep) -> int:
     return min(_STARTUP, max(1, spec.trials // 2))
 
 
-def wait_for(store: Store, action: Callable[[], Any]) -> Any:
+def wait_for(action: Callable[[], Result]) -> Result:
     """Return `action()`, waiting while another process is at work on a stage that it shares with it."""
     while True:
         try:

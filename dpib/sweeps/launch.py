@@ -163,7 +163,10 @@ def _run_workers(study: Study, job: Job, workers: int) -> Progress:
 
 @contextmanager
 def local_workers(study: Study, count: int) -> Iterator[None]:
-    """Start `count` workers beside this process, share the cores among all, and wait for them at the end."""
+    """Start `count` workers beside this process and share the cores among all; end them when the block does.
+
+    The block ends when no slot is left: a worker that is still there has nothing to do.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_RUN")}
     environment["DPIB_STORAGE"] = study.url
     threads = torch.get_num_threads()
@@ -175,9 +178,9 @@ def local_workers(study: Study, count: int) -> Iterator[None]:
     processes = [subprocess.Popen([*command, str(i + 1)], env=environment, cwd=ROOT) for i in range(count)]
     try:
         yield
-        for process in processes:
-            process.wait()
     finally:
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.wait()
         torch.set_num_threads(threads)

@@ -1,7 +1,7 @@
 """Accuracy and FID over epsilon, a line per method, a panel per data set."""
 
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -55,8 +55,8 @@ def save(drawn: Figure, folder: Path, name: str) -> None:
         drawn.savefig(folder / f"{name}.{ending}", dpi=150, metadata={"Date": None} if ending == "svg" else None)
 
 
-def _row(drawn: Figure, count: int) -> Iterable:  # type: ignore[type-arg]
-    return drawn.subplots(1, count, squeeze=False)[0]
+def _row(drawn: Figure, count: int) -> list[Any]:
+    return list(drawn.subplots(1, count, squeeze=False)[0])
 
 
 def _known(method: str, dataset: str, figure: str) -> pd.DataFrame:

@@ -166,6 +166,7 @@ def _solved(plan: Sequence[Charge], account: Account) -> tuple[Charge, ...]:
             epsilon=account.epsilon,
             delta=account.delta,
             already=already,
+            accountant=account.accountant,
         )
     except ValueError:
         raise _nothing_left(account) from None

@@ -16,7 +16,8 @@ from dpib.privacy.accounting import Accountant
 from dpib.privacy.errors import BudgetError as BudgetError  # part of the ledger's interface
 from dpib.privacy.events import Charge, Event, Relation, Scope
 
-_SLACK = 1 + 1e-9  # rounding of the accountant itself, not a tolerance for overspending
+SLACK = 1 + 1e-9  # rounding of the accountant itself, not a tolerance for overspending
+_TERMS = ("dataset", "relation", "accountant", "epsilon", "delta", "scopes")
 
 
 class Yardstick(BaseModel):
@@ -59,10 +60,21 @@ class Account(BaseModel):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "text"
             raise BudgetError(f"not a ledger of this format: {where}: {first['msg']}") from None
-        ids = [event.id for event in account.events]
+        account.check()
+        return account
+
+    def check(self) -> None:
+        """Raise `BudgetError` when the events are not all different, or speak of other records than the account."""
+        ids = [event.id for event in self.events]
         if len(set(ids)) < len(ids):
             raise BudgetError("not a ledger of this format: an event id occurs twice")
-        return account
+        for event in self.events:
+            if event.relation != self.relation:
+                raise BudgetError(
+                    f"not a ledger of this format: {event.id!r} is under {event.relation}, not {self.relation}"
+                )
+            if event.n != self.scopes.get(event.scope):
+                raise BudgetError(f"not a ledger of this format: {event.id!r} touches {event.n} {event.scope} images")
 
     def spent(self) -> float:
         """Return the total epsilon at `delta`."""
@@ -72,6 +84,10 @@ class Account(BaseModel):
         """Return epsilon at `delta` for every scope that was touched."""
         return accounting.by_scope(self.events, self.delta, self.accountant)
 
+    def text(self) -> str:
+        """Return the account as JSON text, without what is empty."""
+        return self.model_dump_json(indent=2, exclude_none=True)
+
 
 class Ledger:
     """An `Account` on disk; every change is durable before the call that made it returns."""
@@ -79,25 +95,32 @@ class Ledger:
     def __init__(self, account: Account, path: Path) -> None:
         self.account = account
         self.path = path
+        self._written: str | None = None
 
     @classmethod
     def open(cls, path: Path, account: Account) -> Self:
         """Continue the ledger at `path`, or start there with `account` (fresh, or inherited from upstream).
 
         Raises:
-            BudgetError: when the file belongs to another data set, budget or relation.
+            BudgetError: when the file is damaged, or belongs to another data set, budget or relation.
         """
-        if path.exists():
-            found = Account.parse(path.read_text(encoding="utf-8"))
-            for key in ("dataset", "relation", "accountant", "epsilon", "delta", "scopes"):
-                if getattr(found, key) != getattr(account, key):
-                    raise BudgetError(
-                        f"{path} was begun with {key} = {getattr(found, key)}, this run has "
-                        f"{getattr(account, key)}: use resume=false to start afresh"
-                    )
-            return cls(found, path)
-        ledger = cls(account, path)
-        ledger._store()
+        if not path.exists():
+            ledger = cls(account, path)
+            ledger._store(account)
+            return ledger
+        text = _read(path)
+        try:
+            found = Account.parse(text)
+        except BudgetError as error:
+            raise BudgetError(f"{path}: {error}; use resume=false to start afresh") from None
+        for key in _TERMS:
+            if getattr(found, key) != getattr(account, key):
+                raise BudgetError(
+                    f"{path} was begun with {key} = {getattr(found, key)}, this run has "
+                    f"{getattr(account, key)}: use resume=false to start afresh"
+                )
+        ledger = cls(found, path)
+        ledger._written = text
         return ledger
 
     def reserve(self, charges: Sequence[Charge], scope: Scope) -> None:
@@ -114,34 +137,50 @@ class Ledger:
             if known.get(event.id, event) != event:
                 raise BudgetError(f"the ledger already holds another event with id {event.id!r}")
             if event.id not in known:
+                known[event.id] = event
                 fresh.append(event)
-        total = accounting.spent([*self.account.events, *fresh], self.account.delta, self.account.accountant)
-        if total > self.account.epsilon * _SLACK:
+        events = [*self.account.events, *fresh]
+        total = accounting.spent(events, self.account.delta, self.account.accountant)
+        if total > self.account.epsilon * SLACK:
             names = ", ".join(event.id for event in fresh)
             raise BudgetError(
                 f"{names} would bring epsilon to {total:.4g}, over the budget of {self.account.epsilon:g}: "
                 "raise epsilon or the noise"
             )
         if fresh:
+            self._store(self.account.model_copy(update={"events": events}))
             self.account.events.extend(fresh)
-            self._store()
 
     def declare(self, name: str, scope: str, what: str) -> None:
         """Write down that an un-noised figure on real images is about to be computed."""
         entry = Yardstick(name=name, scope=scope, what=what)
         if entry not in self.account.yardstick:
+            self._store(self.account.model_copy(update={"yardstick": [*self.account.yardstick, entry]}))
             self.account.yardstick.append(entry)
-            self._store()
 
     def taint(self) -> None:
         """Mark everything in this ledger as not private (its noise came from a known seed)."""
         if not self.account.tainted:
+            self._store(self.account.model_copy(update={"tainted": True}))
             self.account.tainted = True
-            self._store()
-
-    def _store(self) -> None:
-        write_text(self.path, self.json())
 
     def json(self) -> str:
         """Return the account as JSON text."""
-        return self.account.model_dump_json(indent=2)
+        return self.account.text()
+
+    def _store(self, changed: Account) -> None:
+        """Write `changed`; in memory the account changes afterwards, so that a failed write leaves no charge."""
+        if self._written is not None and (not self.path.exists() or _read(self.path) != self._written):
+            raise BudgetError(
+                f"{self.path} was changed by someone else while this run was using it: stop the other run"
+            )
+        text = changed.text()
+        write_text(self.path, text)
+        self._written = text
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BudgetError(f"{path} is not a ledger, or is damaged: use resume=false to start afresh") from None

@@ -4,14 +4,17 @@ Papernot and Steinke, Hyperparameter Tuning with Renyi Differential Privacy, ICL
 The trials are independent draws of one mechanism, and only the best of them becomes visible.
 """
 
+from __future__ import annotations  # the noise source is named, not loaded: verifying a ledger needs no torch
+
 import math
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.optimize import brentq
 
-from dpib.privacy.rng import NoiseSource
+if TYPE_CHECKING:
+    from dpib.privacy.rng import NoiseSource
 
 
 class Stopping(BaseModel):

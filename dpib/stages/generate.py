@@ -73,7 +73,7 @@ def statement_text(account: Account, method: str) -> str:
             "made_by": f"dpib {__version__}, {method}",
             "epsilon": None if account.tainted else account.spent(),
             "delta": account.delta,
-            "ledger": json.loads(account.model_dump_json()),
+            "ledger": json.loads(account.text()),
         }
     )
 

@@ -48,14 +48,19 @@ def calibrated(synthesizer: Synthesizer, account: Account) -> tuple[Charge, ...]
         UserError: when the budget cannot pay for it.
     """
     n = account.scopes["train"]
+    plan = synthesizer.plan(n)
+    # After an interruption the ledger holds the plan itself; only what others charged is spent already.
+    own = {f"train/{charge.name}" for charge in plan}
     try:
         return calibrate.solve(
-            synthesizer.plan(n),
+            plan,
             scope="train",
             n=n,
             relation=account.relation,
             epsilon=account.epsilon,
             delta=account.delta,
+            already=[event for event in account.events if event.id not in own],
+            accountant=account.accountant,
         )
     except ValueError as error:
         raise UserError(f"{error}: raise epsilon") from None

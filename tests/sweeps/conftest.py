@@ -16,9 +16,8 @@ RUNUSER = shutil.which("runuser")
 def as_postgres(*command):
     """Run a command as an unprivileged user: PostgreSQL refuses to run as root."""
     prefix = [RUNUSER, "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    return subprocess.run(
-        [*prefix, *map(str, command)], capture_output=True, text=True, check=True, cwd="/", timeout=90
-    )
+    whole = [*prefix, *map(str, command)]
+    return subprocess.run(whole, capture_output=True, text=True, check=True, cwd="/", timeout=90)
 
 
 @pytest.fixture(scope="session")

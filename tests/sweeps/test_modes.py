@@ -77,7 +77,7 @@ def test_a_spent_budget_is_said_so_before_anything_runs():
         lambda: modes.selection_charge(account(events=[before]), "select"),
         lambda: modes.stopping_charges(sweep(mode="random_stopping"), account(events=[before]), (), "s"),
     ):
-        with pytest.raises(UserError, match="have already spent epsilon 1 of sweep.epsilon_total=1"):
+        with pytest.raises(UserError, match=r"have already spent epsilon 1 of sweep\.epsilon_total=1"):
             refused()
 
 
@@ -94,13 +94,9 @@ def test_random_stopping_charges_both_scopes_once_and_fits():
     spec = sweep(kind="synthesizer", mode="random_stopping", drawn={"mean": 10.0})
     train, val = modes.stopping_charges(spec, account(3.0), trial, "s")
     (event,) = modes.events_of(train, account(), "train")
-    once = accounting.spent(modes.events_of(trial, account(), "train"), 1e-5)
-    total = accounting.spent([event], 1e-5)
-    assert (
-        once
-        < total
-        < accounting.spent([modes.events_of(trial, account(), "train", f"{i}/")[0] for i in range(10)], 1e-5)
-    )
+    once = modes.events_of(trial, account(), "train")
+    ten = [event for i in range(10) for event in modes.events_of(trial, account(), "train", f"{i}/")]
+    assert accounting.spent(once, 1e-5) < accounting.spent([event], 1e-5) < accounting.spent(ten, 1e-5)
     assert 2.99 < accounting.spent(modes.events_of([val], account(), "val"), 1e-5) <= 3.0
 
 
@@ -150,6 +146,7 @@ def test_totals_equal_the_table_by_rdp_within_one_percent(epsilon):
         assert totals(trial, n, delta, mean, "rdp") == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", BY_PLD)
 def test_totals_equal_the_table_by_pld_within_one_percent(epsilon):
     trial = trained(epsilon, 1 / 14, 2100, 57_000, 1e-5, "pld")

@@ -126,11 +126,9 @@ def kill_two_of_three(url, root, count):
     """Run three workers on `count` slots, kill two in the middle of their work, and return the study."""
     study, book = create(url, count)
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WORKER, url]
     workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, url, str(i)], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for i in range(3)
+        subprocess.Popen([*command, str(i)], env=environment, stdout=subprocess.PIPE, text=True) for i in range(3)
     ]
     for worker in workers:
         assert worker.stdout.readline() == "ready\n"

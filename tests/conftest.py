@@ -8,6 +8,8 @@ import mlflow
 import pytest
 import torch
 
+from tests.postgres import postgres  # noqa: F401 - a fixture for all
+
 TINY = {
     "features.dimension": "200",
     "network.latent": "4",

@@ -9,7 +9,7 @@ from analysis import report
 from dpib.atomic import write_text
 from dpib.runner import closing
 from dpib.sweeps.study import storage_url
-from dpib.sweeps.suite import launch, listed, read_suite, resolve
+from dpib.sweeps.suite import launch, listed, read_suite, resolve, study_name
 from entrypoints import cli
 
 
@@ -24,7 +24,8 @@ def main(config: str, storage: str, workers: int, keys: tuple[str, ...]) -> None
     store, url = cli.open_store(), storage_url(cli.given(storage))
     run = store.begin(store.suites(), f"suite-{suite.name}", {"dpib.stage": "suite"}, None)
     with closing(run, lambda: None), tempfile.TemporaryDirectory() as folder:
-        click.echo(f"suite {suite.name}: {count} cells, run {run.id}", err=True)
+        more = f"mlflow run . -e sweep_worker -P study={study_name(suite, run.id)} -P worker=1"
+        click.echo(f"suite {suite.name}: {count} cells, run {run.id}; workers may join: {more}", err=True)
         _, progress = launch(suite, store, url, run.id, workers)
         write_text(Path(folder) / "cells.json", listed(suite, progress))
         runs = [trial.user_attrs["run"] for _, trial in sorted(progress.done.items())]

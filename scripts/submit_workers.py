@@ -20,22 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 @click.option("--minutes", default=24 * 60, help="Time limit; a worker that is cut off loses nothing.")
 @click.option("--logs", default="workers", help="Folder for their logs.")
 @click.option("--wait/--no-wait", default=False, help="Wait until all have ended.")
-def main(
-    study: str,
-    count: int,
-    cluster: str,
-    partition: str | None,
-    cpus: int,
-    gpus: int,
-    minutes: int,
-    logs: str,
-    wait: bool,
-) -> None:
+def main(study: str, count: int, cluster: str, logs: str, wait: bool, partition: str | None, **each: int) -> None:
     """Start workers that take trials until none is left."""
     executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
-    executor.update_parameters(
-        name="dpib-worker", cpus_per_task=cpus, gpus_per_node=gpus, timeout_min=minutes, slurm_partition=partition
-    )
+    wanted = {"cpus_per_task": each["cpus"], "gpus_per_node": each["gpus"], "timeout_min": each["minutes"]}
+    executor.update_parameters(name="dpib-worker", slurm_partition=partition, **wanted)
     os.chdir(ROOT)
     command = [sys.executable, "-m", "entrypoints.sweep_worker", "--study", study, "--worker"]
     jobs = [executor.submit(submitit.helpers.CommandFunction([*command, str(i + 1)])) for i in range(count)]

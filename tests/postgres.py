@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,27 +21,39 @@ def as_postgres(*command):
     return subprocess.run(whole, capture_output=True, text=True, check=True, cwd="/", timeout=90)
 
 
-@pytest.fixture(scope="session")
-def postgres():
-    """Return the address of a fresh database, reached through a socket in a private folder."""
+def missing():
+    """Return why there can be no server on this machine, or None."""
     if not BINARIES:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+        return "PostgreSQL is not installed (Debian: apt-get install postgresql)"
     if importlib.util.find_spec("psycopg") is None:
-        pytest.skip("psycopg is not installed: pip install 'dpib[server]'")
+        return "psycopg is not installed (pip install 'dpib[server]')"
     if os.geteuid() == 0 and RUNUSER is None:
-        pytest.skip("PostgreSQL does not run as root, and runuser is not installed")
+        return "PostgreSQL does not run as root, and runuser is not installed"
+    return None
+
+
+@contextmanager
+def server():
+    """Yield the address of a fresh database, reached through a socket in a folder of its own."""
     # Sockets have short names, and the unprivileged user must reach the folder.
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
+    control = [BINARIES[-1] / "pg_ctl", "-D", folder / "data"]
     try:
         as_postgres(BINARIES[-1] / "initdb", "-D", folder / "data", "-A", "trust", "-U", "postgres", "--no-sync")
         options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=50"
-        as_postgres(BINARIES[-1] / "pg_ctl", "-D", folder / "data", "-o", options, "-l", folder / "log", "-w", "start")
+        as_postgres(*control, "-o", options, "-l", folder / "log", "-w", "start")
         yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+        as_postgres(*control, "-m", "immediate", "stop")
     finally:
-        subprocess.run(
-            [*([RUNUSER, "-u", "postgres", "--"] if os.geteuid() == 0 else []), str(BINARIES[-1] / "pg_ctl"),
-             "-D", str(folder / "data"), "-m", "immediate", "stop"], capture_output=True, cwd="/", check=False,
-        )  # fmt: skip
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """Return the address of a fresh database; skip where there can be none, saying why."""
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with server() as url:
+        yield url

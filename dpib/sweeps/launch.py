@@ -29,7 +29,7 @@ from dpib.sweeps.book import Book
 from dpib.sweeps.job import Job
 from dpib.sweeps.space import independent
 from dpib.sweeps.spec import Sweep
-from dpib.sweeps.study import Progress, Study
+from dpib.sweeps.study import Progress, Study, shown
 from dpib.sweeps.worker import startup, sweep_worker
 from dpib.tracking import Run, Store
 
@@ -101,6 +101,8 @@ def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Se
         if hidden:
             return winner.of_secret(order, job, context, run, secret.search(job, context))
         study = _study(job, url)
+        more = f"mlflow run . -e sweep_worker -P study={study.name} -P worker=1"
+        context.log.say(f"sweep: study {study.name} in {shown(url)}; workers may join: {more}")
         progress = _run_workers(study, job, order.workers)
         return winner.of_study(order, job, context, run, (study, progress))
     finally:

@@ -99,11 +99,15 @@ def launch(suite: Suite, store: Store, url: str, run_id: str, workers: int) -> t
         "workers": workers,
     }
     count = len(list(cells(suite)))
-    name = f"suite-{suite.name}-{run_id[:12]}"
-    study = Study.create(url, name, memo, [{}] * count, "maximize", suite.heartbeat)
+    study = Study.create(url, study_name(suite, run_id), memo, [{}] * count, "maximize", suite.heartbeat)
     with local_workers(study, workers - 1):
         progress = suite_worker(study, store, 0)
     return study, progress
+
+
+def study_name(suite: Suite, run_id: str) -> str:
+    """Return the name by which workers join."""
+    return f"suite-{suite.name}-{run_id[:12]}"
 
 
 def suite_worker(study: Study, store: Store, worker: int) -> Progress:

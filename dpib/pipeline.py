@@ -150,7 +150,7 @@ def run_audit(config: Config, card: Card, store: Store, black: bool) -> Result:
     return execute(stage, config.model_copy(update={"reuse": False}), card, store)
 
 
-def run_main(config: Config, card: Card, store: Store, start: Start | None = None) -> Result:
+def run_main(config: Config, card: Card, store: Store, start: Start | None = None, parent: str | None = None) -> Result:
     """Run every stage as children of one run, which carries their metrics, the picture and the papers.
 
     With a `start` nothing is pretrained.
@@ -158,14 +158,14 @@ def run_main(config: Config, card: Card, store: Store, start: Start | None = Non
     require_weights(config)
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
-        parent = run.id if run else None
-        pretrained = run_pretrain(config, card, store, parent) if config.public and not start else None
-        trained = run_train(config, card, store, start or Start(pretrained.run_id if pretrained else None), parent)
-        generated = run_generate(config, card, store, trained.run_id, parent)
+        own = run.id if run else None
+        pretrained = run_pretrain(config, card, store, own) if config.public and not start else None
+        trained = run_train(config, card, store, start or Start(pretrained.run_id if pretrained else None), own)
+        generated = run_generate(config, card, store, trained.run_id, own)
         if run is None:
             return {}
         gen = store.fetch(generated.run_id, str(GEN))
-        judged = run_evaluate(config, card, store, gen, generated.run_id, parent)
+        judged = run_evaluate(config, card, store, gen, generated.run_id, own)
         stages = {"pretrain": pretrained, "train": trained, "generate": generated, "evaluate": judged}
         run.tag({f"dpib.run.{name}": result.run_id for name, result in stages.items() if result})
         for child, path in ((generated, str(SAMPLE)), *((judged, p) for p in _PAPERS)):
@@ -177,7 +177,7 @@ def run_main(config: Config, card: Card, store: Store, start: Start | None = Non
     inputs = start.inputs() if start else ()
     digest = Sensitive(config, card).digest
     stage = Stage("main", work, inputs, {"sensitive-train": card}, digest, parallel=True)
-    return execute(stage, config, card, store)
+    return execute(stage, config, card, store, parent)
 
 
 _PAPERS = (str(LEDGER), "privacy/statement.md", "report.json")

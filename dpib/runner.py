@@ -42,7 +42,8 @@ class Stage:
 
     `work` writes artifacts and returns final metrics. `inputs` are what it consumes (run ids, file
     digests). `private_snapshot` keeps its snapshots off the store. `parallel` work is done by all processes
-    together; where they are not rank 0 it gets no run. `any_dataset` looks for finished runs everywhere.
+    together; where they are not rank 0 it gets no run. `any_dataset` looks for finished runs everywhere. `label`
+    names the run where the stage's own name does not tell it from others.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Stage:
     private_snapshot: bool = False
     parallel: bool = False
     any_dataset: bool = False
+    label: str | None = None
 
 
 class StageLog:
@@ -109,7 +111,7 @@ def execute(stage: Stage, config: Config, card: Card, store: Store, parent: str 
 
 def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | None, world: World) -> Result:
     key = fingerprint(stage.name, config, card, stage.inputs)
-    experiment = store.experiment(card.name, card.title)
+    experiment = store.experiment_of(parent) if parent else store.experiment(card.name, card.title)
     digest = stage.digest() if stage.digest is not None else None
     found = _reusable(stage, key, digest, store, experiment) if config.reuse else None
     if found is not None:
@@ -121,7 +123,7 @@ def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | 
         snapshot = (
             workspace.private / "snapshot.safetensors" if stage.private_snapshot else workspace.artifacts / SNAPSHOT
         )
-        with _closing(run, workspace):
+        with closing(run, workspace.pause):
             if stage.parallel:
                 announce(world, run.id, snapshot)
             log = StageLog(run, workspace, snapshot)
@@ -171,7 +173,8 @@ def _open(
         if notes["uri"] == store.uri:
             store.close(notes["run_id"])
         workspace.clear()
-    run = store.begin(experiment, run_name(stage.name, config, card, parent), _tags(stage, config, card, key), parent)
+    name = stage.label or run_name(stage.name, config, card, parent)
+    run = store.begin(experiment, name, _tags(stage, config, card, key), parent)
     workspace.note(run_id=run.id, uri=store.uri)
     run.params(config.flat())
     for context, used in stage.contexts.items():
@@ -197,6 +200,7 @@ def _tags(stage: Stage, config: Config, card: Card, key: str) -> dict[str, str]:
         "dpib.dataset": card.name,
         "dpib.method": stage.name if stage.name in ("prepare", "baseline") else config.method,
         "dpib.fingerprint": key,
+        "dpib.inputs": ",".join(stage.inputs) or "none",
         "dpib.private": str(stage.private and config.unsafe_noise_seed is None).lower(),
     }
     if config.note:
@@ -205,17 +209,17 @@ def _tags(stage: Stage, config: Config, card: Card, key: str) -> dict[str, str]:
 
 
 @contextmanager
-def _closing(run: Run, workspace: Workspace) -> Iterator[None]:
-    """End the run as what happened inside: FINISHED, FAILED with its reason, or KILLED."""
+def closing(run: Run, pause: Callable[[], None]) -> Iterator[None]:
+    """End the run as what happened inside: FINISHED, FAILED with its reason, or KILLED (after a `pause`)."""
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
-        workspace.pause()
+        pause()
         run.finish("KILLED")
         raise
     except BaseException as error:
-        workspace.pause()
+        pause()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         run.tag({"dpib.error": reason[:500]})
         run.finish("FAILED")

@@ -16,6 +16,10 @@ from dpib.atomic import write_text
 from dpib.errors import UserError
 
 
+class Busy(UserError):
+    """Another process is at work on the same stage; it is worth waiting for."""
+
+
 class Workspace:
     """`<home>/work/<key>`, held by one process at a time."""
 
@@ -32,7 +36,7 @@ class Workspace:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.close()
-            raise UserError(
+            raise Busy(
                 f"another process is at work on this very stage (it holds {self._lock_path}): wait for it or stop it"
             ) from None
         self._lock = handle

@@ -17,11 +17,11 @@ from entrypoints.launch import leads
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def entry(command: Command) -> click.Command:
-    """Make a click command that accepts every configuration key and reports user errors in one line."""
+def guarded(command: Command) -> Callable[..., None]:
+    """Make a command report user errors in one line and an interruption without a traceback."""
 
     @functools.wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:
+    def careful(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except UserError as error:
@@ -35,9 +35,14 @@ def entry(command: Command) -> click.Command:
             print("stopped; the same command resumes it", file=sys.stderr)
             sys.exit(130)
 
+    return careful
+
+
+def entry(command: Command) -> click.Command:
+    """Make a click command that accepts every configuration key; errors are those of `guarded`."""
     settings = {"ignore_unknown_options": True, "allow_extra_args": True}
-    guarded = click.argument("keys", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")(guarded)
-    return click.command(context_settings=settings)(guarded)
+    taking = click.argument("keys", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")(guarded(command))
+    return click.command(context_settings=settings)(taking)
 
 
 def overrides(arguments: Sequence[str]) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Isolation: every test has its own home, data root and tracking store; none sees the user's."""
 
-import os
 import shutil
 from pathlib import Path
 
 import mlflow
 import pytest
 import torch
+
+from tests.postgres import postgres  # noqa: F401 - a fixture for all
 
 TINY = {
     "features.dimension": "200",
@@ -27,7 +28,8 @@ TINY = {
 }
 """Overrides that make every stage take seconds on the bundled digits."""
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# Test processes run side by side, one to a core.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

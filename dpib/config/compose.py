@@ -51,6 +51,15 @@ def from_text(text: str, overrides: Mapping[str, str], source: str) -> tuple[Con
     return _resolved(_build(merged), card), card
 
 
+def overlaid(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Return a resolved configuration with dotted keys changed to values of the right type.
+
+    Raises:
+        UserError: one line, for an unknown key or a value of the wrong type.
+    """
+    return _build(merge(config.nested(), nest(changes)))
+
+
 def layered(command: Mapping[str, Any]) -> tuple[Config, Card]:
     """Return the configuration for a nested mapping of command-line values, and its card."""
     defaults = read_yaml(CONFIGS / "defaults.yaml")

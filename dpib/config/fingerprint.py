@@ -30,7 +30,7 @@ def stage_slice(stage: str, config: Config) -> dict[str, Any]:
         "generate": ("seed", "generate", *_DRAWING),
         "evaluate": ("dataset", "seed", "unsafe_noise_seed", *_PRIVACY, "eval", "yardstick", "oracle"),
         "baseline": ("dataset", "seed", "data", "eval", "oracle"),
-        "main": tuple(key for key in tree if key not in _INDIFFERENT),
+        **dict.fromkeys(("main", "sweep", "trial"), tuple(key for key in tree if key not in _INDIFFERENT)),
     }[stage]
     return {key: tree[key] for key in keys if key in tree}
 

@@ -22,10 +22,14 @@ class Archive(Section):
     md5: str = Field(pattern=r"^[0-9a-f]{32}$")
 
 
+# Kinds that need no files from elsewhere.
+BUNDLED = ("digits", "glyphs")
+
+
 class Source(Section):
     """How the official archives are read. Kinds: see `dpib.data.sources`."""
 
-    kind: Literal["idx", "cifar", "folders", "digits"]
+    kind: Literal["idx", "cifar", "folders", "digits", "glyphs"]
     archives: list[Archive] = []
     invert: bool = Field(default=False, description="turn black ink on white into white on black")
 

@@ -9,7 +9,7 @@ import yaml
 
 from dpib.atomic import write_text
 from dpib.data import store
-from dpib.data.catalog import Card, Sizes, Source, find_card
+from dpib.data.catalog import BUNDLED, Card, Sizes, Source, find_card
 from dpib.data.folders import class_folders
 from dpib.data.sources import read_source
 from dpib.errors import UserError
@@ -35,7 +35,7 @@ def prepare(card: Card, source: Path | None, root: Path, say: Say, verify: bool 
         with tempfile.TemporaryDirectory(prefix="dpib-") as folder:
             download(card, Path(folder), say)
             splits = read_source(card, Path(folder))
-    elif source is None and card.source.kind != "digits":
+    elif source is None and card.source.kind not in BUNDLED:
         raise UserError(f"{card.name} has no download: give -P source=<folder or archive>")
     else:
         splits = read_source(card, source or Path())
@@ -47,8 +47,8 @@ def prepare(card: Card, source: Path | None, root: Path, say: Say, verify: bool 
 
 
 def ensure(card: Card, root: Path) -> None:
-    """Prepare a data set that needs no files (the bundled digits) if that was not done yet."""
-    if card.source.kind == "digits" and not store.split_path(root, card.name, "train").is_file():
+    """Prepare a data set that needs no files (the bundled ones) if that was not done yet."""
+    if card.source.kind in BUNDLED and not store.split_path(root, card.name, "train").is_file():
         prepare(card, None, root, lambda _: None)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from dpib.data.catalog import Card
 from dpib.data.folders import read_folders
+from dpib.data.glyphs import read_glyphs
 from dpib.data.store import read_arrays
 from dpib.errors import UserError
 from dpib.images import Images
@@ -38,6 +39,7 @@ def read_source(card: Card, source: Path) -> Splits:
         "cifar": read_cifar,
         "folders": read_folders,
         "digits": lambda card, _: read_digits(card),
+        "glyphs": lambda card, _: read_glyphs(card),
     }
     return readers[card.source.kind](card, source)
 

@@ -29,27 +29,30 @@ class Schedule(Section):
     decay_every: Positive = Field(default=20, description="step schedule: epochs between factors")
     one_cycle: bool = Field(default=False, description="warm-up and cosine decay instead of steps")
     ema: float = Field(default=0.9999, ge=0, lt=1)
+    shift: int = Field(default=0, ge=0, description="augmentation: random shift by at most so many pixels")
+    flip: bool = Field(default=False, description="augmentation: random mirroring")
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """The averaged classifier after one epoch; `predict` holds good until the next epoch is asked for."""
+    """The averaged classifier after one epoch; both it and `predict` hold good until the next is asked for."""
 
     number: int
     loss: float
+    network: nn.Module
     predict: Callable[[Tensor], Tensor]
 
 
 def train_classifier(
     network: nn.Module, images: Images, schedule: Schedule, seed: int, name: str, device: torch.device
 ) -> Iterator[Epoch]:
-    """Train `network` on `images` from scratch, without augmentation, and yield every epoch.
+    """Train `network` on `images` from scratch and yield every epoch.
 
     Args:
         network: maps float [n, c, h, w] in [-1, 1] to logits; trained in place.
         images: the synthetic set.
         schedule: optimizer, learning rate, epochs, batch and averaging.
-        seed: of the order of the batches and of dropout.
+        seed: of the order of the batches, of augmentation and of dropout.
         name: for the progress bar and the seed.
         device: where it is trained.
 
@@ -59,6 +62,7 @@ def train_classifier(
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = MovingAverage(network, schedule.ema)
     order = seeding.generator(seed, name, "batches")
+    changes = seeding.generator(seed, name, "augmentation")
     per_epoch = len(images) // schedule.batch
     if per_epoch == 0:
         raise ValueError(f"{len(images)} synthetic images do not fill one batch of {schedule.batch}")
@@ -71,7 +75,8 @@ def train_classifier(
         with seeding.seeded(seed, name, "dropout", number):
             for index in permutation[: per_epoch * schedule.batch].split(schedule.batch):
                 batch = images.take(index)
-                loss = F.cross_entropy(network(_scaled(batch.x, device)), batch.y.to(device))
+                x = augmented(batch.x, schedule, changes)
+                loss = F.cross_entropy(network(_scaled(x, device)), batch.y.to(device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -79,7 +84,7 @@ def train_classifier(
                 average.update(network)
                 total += loss.detach()
                 bar.update()
-        yield Epoch(number, float(total) / per_epoch, _predictor(average.network, device))
+        yield Epoch(number, float(total) / per_epoch, average.network, predictor(average.network, device))
     bar.close()
 
 
@@ -88,7 +93,23 @@ def accuracy(correct: Tensor) -> float:
     return 100 * float(correct.double().mean())
 
 
-def _predictor(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+def augmented(x: Tensor, schedule: Schedule, generator: torch.Generator) -> Tensor:
+    """Return uint8 [n, c, h, w] randomly shifted (black comes in from the border) and mirrored, image by image."""
+    n, _, h, w = x.shape
+    if schedule.shift:
+        padded = F.pad(x, (schedule.shift,) * 4)
+        move = torch.randint(0, 2 * schedule.shift + 1, (2, n, 1), generator=generator)
+        rows, columns = move[0] + torch.arange(h), move[1] + torch.arange(w)
+        x = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    if schedule.flip:
+        turned = torch.rand(n, generator=generator) < 0.5
+        x = torch.where(turned[:, None, None, None], x.flip(3), x)
+    return x
+
+
+def predictor(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return a function from uint8 images to predicted labels by `network`, which is in evaluation mode."""
+
     @torch.no_grad()
     def predict(x: Tensor) -> Tensor:
         return torch.cat([network(_scaled(piece, device)).argmax(1).cpu() for piece in x.split(500)])

@@ -204,11 +204,33 @@ class Vault:
 
         Counts are kept in the private folder, so that an interrupted evaluation need not repeat them.
         """
-        correct = 0
-        for chunk in self._images.chunks(self._batch):
-            correct += int((predictor(chunk.x) == chunk.y).sum())
-        self._counts[candidate] = correct
+        self._counts[candidate] = self._correct(predictor)
         write_text(self._counts_file, json.dumps(self._counts))
+
+    def release_count(self, name: str, predictor: Predictor) -> float:
+        """Release how many records `predictor` gets right, plus Gaussian or Laplace noise as planned.
+
+        One record changes the count by at most 1. The finished value is kept and returned again, so that
+        a retry neither pays nor learns anything.
+
+        Raises:
+            BudgetError: when `name` is not in the plan or cannot be paid for.
+        """
+        charge = self._planned(name, "gaussian", "laplace")
+        saved = self._finished(name)
+        if saved is not None:
+            return float(saved)
+        correct = self._correct(predictor)
+        self._ledger.reserve([charge], self._scope)
+        if charge.sigma is not None:
+            noise = charge.sigma * self._noise.normal((1,))
+        else:
+            assert charge.scale is not None
+            noise = self._noise.laplace(1, charge.scale)
+        return float(self._finish(name, correct + noise))
+
+    def _correct(self, predictor: Predictor) -> int:
+        return sum(int((predictor(chunk.x) == chunk.y).sum()) for chunk in self._images.chunks(self._batch))
 
     def select(self, name: str, candidates: Sequence[str]) -> str:
         """Release which candidate has (about) the highest count: report-noisy-max, the index only.
@@ -231,10 +253,10 @@ class Vault:
         winner = torch.argmax(counts + self._noise.laplace(len(candidates), moves / charge.epsilon))
         return candidates[int(self._finish(name, winner))]
 
-    def _planned(self, name: str, kind: str) -> Charge:
+    def _planned(self, name: str, *kinds: str) -> Charge:
         charge = self._plan.get(name)
-        if charge is None or charge.kind != kind:
-            raise BudgetError(f"no {kind} release named {name!r} is planned for scope {self._scope!r}")
+        if charge is None or charge.kind not in kinds:
+            raise BudgetError(f"no {' or '.join(kinds)} release named {name!r} is planned for scope {self._scope!r}")
         return charge
 
     def _file(self, name: str) -> Path:

@@ -47,8 +47,8 @@ class Race:
 
 def selection_plan(settings: Eval, epsilon: float) -> tuple[Charge, ...]:
     """Return the selections on validation images: equal shares of epsilon, the joint one included."""
-    names = [*_names(settings), JOINT]
-    share = epsilon / len(names)
+    selections = [*names(settings), JOINT]
+    share = epsilon / len(selections)
     return tuple(
         Charge(
             f"select/{name}",
@@ -56,7 +56,7 @@ def selection_plan(settings: Eval, epsilon: float) -> tuple[Charge, ...]:
             f"which epoch{' and classifier' if name == JOINT else f' of {name}'} is most accurate on held-out images",
             epsilon=share,
         )
-        for name in names
+        for name in selections
     )
 
 
@@ -82,12 +82,13 @@ def race(
     if restored is not None:
         found = Race(**restored["race"])
     done = set(found.groups()) - {JOINT}
-    for name in _names(config.eval):
+    for name in names(config.eval):
         if name in done:
             log.say(f"evaluate: {name} was finished before the interruption")
             continue
-        network = _network(context, name)
-        for epoch in train_classifier(network, fitted, config.eval.schedule, config.seed, name, context.device):
+        for epoch in train_classifier(
+            network(context, name), fitted, config.eval.schedule, config.seed, name, context.device
+        ):
             candidate = f"{name}/{epoch.number}"
             found.losses[candidate] = epoch.loss
             found.syn[candidate] = accuracy(epoch.predict(held.x) == held.y)
@@ -125,11 +126,13 @@ def diverged(found: Race, classes: int) -> list[str]:
     return [name for name, group in groups.items() if max(found.syn[c] for c in group) < 1.5 * chance]
 
 
-def _names(settings: Eval) -> list[str]:
+def names(settings: Eval) -> list[str]:
+    """Return the configured classifiers."""
     return [name for name, value in settings.classifiers if value is not None]
 
 
-def _network(context: Context, name: str) -> nn.Module:
+def network(context: Context, name: str) -> nn.Module:
+    """Return one classifier, freshly initialised from the seed."""
     config, card = context.config, context.card
     with seeding.seeded(config.seed, "evaluate", name):
         return classifiers.build(config.eval.classifiers, card.shape[0], len(card.classes))[name]

@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
+import torch
+
 from dpib import checkpoint, registry
+from dpib.config import Config
+from dpib.data.catalog import Card
+from dpib.distributed import World
 from dpib.errors import UserError
 from dpib.public import read_public
 from dpib.stages.context import Context
@@ -12,13 +17,17 @@ FINAL = Path("checkpoints") / "final.safetensors"
 
 
 def build(context: Context) -> Synthesizer:
-    """Return the configured synthesizer, freshly initialised from the seed.
+    """Return the configured synthesizer, freshly initialised from the seed; see `make`."""
+    return make(context.config, context.card, context.device, context.world)
+
+
+def make(config: Config, card: Card, device: torch.device, world: World | None = None) -> Synthesizer:
+    """Return the configured synthesizer on `device`, freshly initialised from the seed.
 
     Raises:
         UserError: when its settings do not fit the data set's shape.
     """
-    config, card = context.config, context.card
-    task = Task(card.shape, len(card.classes), config.seed, context.device, context.world)
+    task = Task(card.shape, len(card.classes), config.seed, device, world or World())
     maker = registry.load("synthesizer", config.synthesizer)
     try:
         synthesizer: Synthesizer = maker(config.recipe, task)

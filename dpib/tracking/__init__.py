@@ -6,6 +6,6 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from dpib.tracking.run import Run
-from dpib.tracking.store import Store
+from dpib.tracking.store import Record, Store
 
-__all__ = ["Run", "Store"]
+__all__ = ["Record", "Run", "Store"]

@@ -39,9 +39,9 @@ class Run:
         """Set tags now."""
         self._client.log_batch(self.id, tags=[RunTag(k, v) for k, v in tags.items()])
 
-    def params(self, flat: Mapping[str, Any]) -> None:
+    def params(self, flat: Mapping[str, Any], prefix: str = "cfg.") -> None:
         """Log the resolved configuration under `cfg.`; the same values again are no error."""
-        params = [Param(f"cfg.{key}", _text(value)) for key, value in flat.items()]
+        params = [Param(f"{prefix}{key}", _text(value)) for key, value in flat.items()]
         self._client.log_batch(self.id, params=params)
 
     def dataset(self, name: str, source: str, context: str) -> None:

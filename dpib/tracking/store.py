@@ -1,7 +1,8 @@
 """One tracking address: finds, begins, resumes and reads runs."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,22 @@ synthesizer within a privacy budget, draws a labelled set and measures it; its c
 `utility/accuracy_best` is the test accuracy of the classifier and epoch that a differentially private \
 selection chose; `privacy/epsilon` is everything spent, that selection included. What is not covered by \
 epsilon stands in each run's `privacy/statement.md`."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as the store keeps it, for whoever analyses runs."""
+
+    run_id: str
+    name: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+
+
+def _record(run: Any) -> Record:
+    data = run.data
+    return Record(run.info.run_id, run.info.run_name, dict(data.tags), dict(data.params), dict(data.metrics))
 
 
 class Store:
@@ -47,6 +64,43 @@ class Store:
             found_id = found.experiment_id
         self._client.set_experiment_tag(found_id, f"mlflow.sharedViewState.{VIEW_NAME}", view_state())
         return str(found_id)
+
+    def experiment_of(self, run_id: str) -> str:
+        """Return the id of the experiment that a run belongs to."""
+        return str(self._client.get_run(run_id).info.experiment_id)
+
+    def records(self, runs: Sequence[str] = (), experiment: str | None = None) -> list[Record]:
+        """Return runs by their ids, or all `main` runs of an experiment (by name), the oldest first.
+
+        Raises:
+            UserError: when there is no such run or experiment.
+        """
+        if experiment is None:
+            try:
+                return [_record(self._client.get_run(run)) for run in runs]
+            except MlflowException as error:
+                raise UserError(f"a run is missing at {self.uri}: {str(error).splitlines()[0]}") from None
+        found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            raise UserError(f"no experiment {experiment!r} at {self.uri}")
+        records: list[Record] = []
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [found.experiment_id],
+                "tags.`dpib.stage` = 'main' and attributes.status = 'FINISHED'",
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            records += [_record(run) for run in page]
+            token = page.token
+            if not token:
+                return records
+
+    def suites(self) -> str:
+        """Return the id of the experiment of suites, made if new."""
+        found = self._client.get_experiment_by_name("dpib-suites")
+        return str(found.experiment_id if found else self._client.create_experiment("dpib-suites"))
 
     def newest_experiment(self) -> str:
         """Return the id of the dpib experiment with the newest run.
@@ -104,6 +158,14 @@ class Store:
             order_by=["attributes.start_time DESC"],
         )
         return runs[0].info.run_id if runs else None
+
+    def downstream(self, run_id: str, stages: Sequence[str]) -> list[tuple[str, str]]:
+        """Return (run, stage) of the finished runs of these stages that consumed `run_id`, the oldest first."""
+        experiment = self.experiment_of(run_id)
+        query = f"tags.`dpib.inputs` LIKE '%{run_id}%' and attributes.status = 'FINISHED'"
+        runs = self._client.search_runs([experiment], query, max_results=1000, order_by=["attributes.start_time ASC"])
+        found = [(run.info.run_id, run.data.tags.get("dpib.stage", "")) for run in runs]
+        return [(run, stage) for run, stage in found if stage in stages]
 
     def follow(self, run_id: str) -> str:
         """Return the run's own id, also for the id that `mlflow run` printed for it.

@@ -1,0 +1,189 @@
+"""Launch a sweep: what its ledger starts from, its study and workers, its winner and its papers."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import yaml
+
+from dpib.config import Config, from_text
+from dpib.config.schema import flatten
+from dpib.data.catalog import Card
+from dpib.data.synthetic import read_gen
+from dpib.errors import UserError
+from dpib.pipeline import inherited
+from dpib.privacy.ledger import Account
+from dpib.runner import Result, Stage, execute
+from dpib.sensitive import Sensitive
+from dpib.stages.context import Context
+from dpib.stages.generate import GEN
+from dpib.stages.train import LEDGER
+from dpib.sweeps import modes, secret, winner
+from dpib.sweeps.book import Book
+from dpib.sweeps.job import Job
+from dpib.sweeps.space import independent
+from dpib.sweeps.spec import Sweep
+from dpib.sweeps.study import Progress, Study, shown
+from dpib.sweeps.worker import startup, sweep_worker
+from dpib.tracking import Run, Store
+
+ROOT = Path(__file__).resolve().parents[2]
+_BOUNDLESS = 1e9
+
+
+@dataclass(frozen=True)
+class Order:
+    """A sweep as it was asked for: `config` is what its trials share, `url` the database of the study."""
+
+    spec: Sweep
+    config: Config
+    card: Card
+    url: str
+    workers: int = 1
+    generate_run: str | None = None
+
+
+def run_sweep(order: Order, store: Store) -> Result:
+    """Run a sweep to its end, or continue one that was interrupted.
+
+    Raises:
+        UserError: when its parts do not go together, or its budget is spent.
+    """
+    spec, config, card = order.spec, order.config, order.card
+    modes.check(spec, card.name)
+    if spec.mode == "random_stopping" and order.workers != 1:
+        raise UserError("sweep.mode=random_stopping keeps its trials secret in one process: use workers=1")
+    if not config.data.holdout and spec.mode != "public":
+        raise UserError("a sweep scores on held-out images: set data.holdout")
+    sensitive = Sensitive(config, card)
+
+    def work(context: Context, run: Run | None) -> dict[str, float]:
+        assert run is not None
+        run.params(flatten(spec.model_dump(mode="json")), "sweep.")
+        run.tag({"dpib.sweep_mode": spec.mode, "dpib.sweep_kind": spec.kind})
+        return _sweep(order, context, run, store, sensitive)
+
+    private = spec.mode != "unaccounted"
+    told = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    inputs = (order.generate_run or "none", told)
+    label = f"sweep-{spec.name}-{card.name}-eps{config.epsilon:g}-s{config.seed}"
+    stage = Stage(
+        "sweep", work, inputs, {"sensitive-train": card}, sensitive.digest, private, private_snapshot=True, label=label
+    )
+    return execute(stage, config, card, store)
+
+
+def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Sensitive) -> dict[str, float]:
+    spec, study_name = order.spec, f"{order.spec.name}-{run.id[:12]}"
+    start = starting_account(order, store, sensitive)
+    hidden = spec.mode == "random_stopping"
+    url = f"sqlite:///{(context.private / 'book.db').resolve()}" if hidden else order.url
+    book = Book(url, study_name)
+    book.begin(_capped(order, start))
+    if order.config.unsafe_noise_seed is not None:
+        book.taint()
+    config, card, real = order.config, order.card, sensitive
+    if spec.mode == "public":
+        config, card = _on_proxy(order)
+        real = Sensitive(config, card)
+    job = Job(spec, config, card, store, book, study_name, run.id, real, order.generate_run)
+    if spec.mode in ("compose", "unaccounted"):
+        budget = start if spec.mode == "compose" else sensitive.account()
+        job = replace(job, charge=modes.score_charge(spec, budget, spec.trials, "score"))
+    if spec.mode == "one_shot":
+        book.reserve([modes.selection_charge(start, f"{study_name}/select")], "val")
+    try:
+        if hidden:
+            return winner.of_secret(order, job, context, run, secret.search(job, context))
+        study = _study(job, url)
+        more = f"mlflow run . -e sweep_worker -P study={study.name} -P worker=1"
+        context.log.say(f"sweep: study {study.name} in {shown(url)}; workers may join: {more}")
+        progress = _run_workers(study, job, order.workers)
+        return winner.of_study(order, job, context, run, (study, progress))
+    finally:
+        book.close()
+
+
+def starting_account(order: Order, store: Store, sensitive: Sensitive) -> Account:
+    """Return the ledger that the sweep continues, its cap in it.
+
+    A classifier sweep inherits what made the images, and every spending on validation images that earlier
+    evaluations and sweeps of the same images made.
+    """
+    account = sensitive.account()
+    if order.generate_run is not None:
+        gen = store.fetch(order.generate_run, str(GEN))
+        account = inherited(read_gen(gen, order.card)[1], account, gen) or account
+        events = {event.id: event for event in account.events}
+        for run_id, stage in store.downstream(order.generate_run, ("evaluate", "sweep")):
+            earlier = Account.parse(store.fetch(run_id, str(LEDGER)).read_text())
+            for event in earlier.events:
+                if event.scope == "val":
+                    name = event.id if stage == "sweep" else f"val/{run_id[:12]}/{event.id.removeprefix('val/')}"
+                    events[name] = event.model_copy(update={"id": name})
+        account = account.model_copy(update={"events": list(events.values())})
+    cap = order.spec.epsilon_total or order.config.epsilon
+    return account.model_copy(update={"epsilon": cap})
+
+
+def _capped(order: Order, start: Account) -> Account:
+    """Return the account for the book: without a cap where the mode has none."""
+    spec = order.spec
+    free = spec.mode == "unaccounted" or (spec.mode == "random_stopping" and spec.epsilon_total is None)
+    return start.model_copy(update={"epsilon": _BOUNDLESS}) if free else start
+
+
+def _on_proxy(order: Order) -> tuple[Config, Card]:
+    assert order.spec.proxy is not None
+    other = {"dataset": order.spec.proxy, "delta": "none", "data.holdout": "none"}
+    config, card = from_text(yaml.safe_dump(order.config.nested()), other, "the configuration of the sweep")
+    if card.shape != order.card.shape:
+        raise UserError(f"sweep.proxy={card.name} has shape {list(card.shape)}, not {list(order.card.shape)}")
+    return config, card
+
+
+def _study(job: Job, url: str) -> Study:
+    spec = job.spec
+    if spec.sampler in ("random", "qmc", "grid"):
+        points = independent(spec.space, spec.sampler, spec.trials, spec.seed)
+    else:
+        first = independent(spec.space, "random", startup(spec), spec.seed)
+        points = [*first, *({} for _ in range(spec.trials - len(first)))]
+    return Study.create(url, job.study, job.memo(), points, spec.direction, spec.heartbeat)
+
+
+def _run_workers(study: Study, job: Job, workers: int) -> Progress:
+    """Work here, beside as many further processes of this machine as asked for."""
+    with local_workers(study, workers - 1):
+        return sweep_worker(study, job, 0)
+
+
+@contextmanager
+def local_workers(study: Study, count: int) -> Iterator[None]:
+    """Start `count` workers beside this process and share the cores among all; end them when the block does.
+
+    The block ends when no slot is left: a worker that is still there has nothing to do.
+    """
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_RUN")}
+    environment["DPIB_STORAGE"] = study.url
+    threads = torch.get_num_threads()
+    if count > 0:
+        share = max(1, (os.cpu_count() or 1) // (count + 1))
+        environment["OMP_NUM_THREADS"] = str(share)
+        torch.set_num_threads(share)
+    command = [sys.executable, "-m", "entrypoints.sweep_worker", "--study", study.name, "--worker"]
+    processes = [subprocess.Popen([*command, str(i + 1)], env=environment, cwd=ROOT) for i in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+        torch.set_num_threads(threads)

@@ -1,0 +1,129 @@
+"""The best of a secret number of independent trials (mode random_stopping): nobody sees any other one.
+
+All trials run in the launcher's own process, in its private folder, which is deleted when the sweep is done;
+neither the tracking store nor a database hears of them. What they cost is one `random_stopping` event for each
+scope, charged before the first of them begins. How long the search took is a side channel that tells about
+the number of trials.
+"""
+
+import json
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dpib.atomic import write_text
+from dpib.data.synthetic import read_gen
+from dpib.errors import UserError
+from dpib.privacy.events import Charge
+from dpib.privacy.ledger import Account
+from dpib.privacy.rng import NoiseSource
+from dpib.stages.context import Context
+from dpib.stages.generate import GEN
+from dpib.stages.pretrain import FINAL, pretrain
+from dpib.sweeps import modes, trial
+from dpib.sweeps.job import Job
+from dpib.sweeps.space import Point, independent
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The one trial that becomes visible, and where its files are."""
+
+    point: Point
+    score: float
+    artifacts: Path
+
+
+def search(job: Job, context: Context) -> Winner | None:
+    """Charge the search, draw the number of trials, run them, and return the best; None if none was drawn.
+
+    Raises:
+        UserError: when trials would make different charges, which this mode cannot account for.
+        BudgetError: when the cap does not allow the search; nothing was released.
+    """
+    points = _drawn(job, context)
+    plan = _plan(job, points)
+    account = job.book.account()
+    train, val = modes.stopping_charges(job.spec, account, plan, job.study)
+    job.book.reserve(train, "train")
+    job.book.reserve([val], "val")
+    (score,) = val.base
+    best: Winner | None = None
+    for number, point in enumerate(points):
+        found = _trial(job, context, (number, point), plan, score)
+        if best is None or found.score > best.score:
+            best = found
+    return best
+
+
+def _drawn(job: Job, context: Context) -> list[Point]:
+    """Draw how many trials there are and where; drawn once, whatever happens to this process."""
+    path = context.private / "drawn.json"
+    if not path.is_file():
+        count = job.spec.drawn.stopping().draw(NoiseSource(job.config.unsafe_noise_seed))
+        points = independent(job.spec.space, "random", count, secrets.randbits(32))
+        write_text(path, json.dumps(points))
+    return list(json.loads(path.read_text()))
+
+
+def _plan(job: Job, points: list[Point]) -> tuple[Charge, ...]:
+    """Return the charges of one training, which must be the same wherever in the space it is.
+
+    The points are compared, and the space itself does not say so: a key may or may not enter a plan.
+    """
+    if job.spec.kind == "classifier":
+        return ()
+    account = job.sensitive.account()
+    corners = independent(job.spec.space, "random", 8, 0)
+    plans = [trial.training_plan(job.at(point), job.card, account) for point in [*corners, *points]]
+    if any(plan != plans[0] for plan in plans):
+        raise UserError(
+            "sweep.mode=random_stopping needs trials that make the same charges, and this space changes them: "
+            "leave out what decides noise, sampling rate or steps, or use mode=compose"
+        )
+    return plans[0]
+
+
+def _trial(job: Job, context: Context, which: tuple[int, Point], plan: tuple[Charge, ...], score: Charge) -> Winner:
+    number, point = which
+    folder = context.private / "trials" / f"{number:04d}"
+    finished = folder / "score.json"
+    inside = replace(
+        context,
+        config=job.at(point),
+        artifacts=folder / "artifacts",
+        private=folder / "private",
+        log=trial.Silent(),
+    )
+    if not finished.is_file():
+        inside.artifacts.mkdir(parents=True, exist_ok=True)
+        inside.private.mkdir(parents=True, exist_ok=True)
+        write_text(finished, json.dumps(_run(job, inside, plan, score)))
+    return Winner(point, float(json.loads(finished.read_text())), inside.artifacts)
+
+
+def _run(job: Job, context: Context, plan: tuple[Charge, ...], score: Charge) -> float:
+    """Return the noised count of one trial."""
+    if job.generate_run is not None:
+        gen = job.store.fetch(job.generate_run, str(GEN))
+    else:
+        trial.synthesize(context, job.sensitive, _pretrained(context), plan, job.book.account())
+        gen = context.artifacts / GEN
+    images, _ = read_gen(gen, job.card)
+    fitted = trial.fit(context, images, lambda _step, _value: False)
+    assert fitted is not None
+    trial.keep(context.artifacts / trial.CLASSIFIER, fitted)
+    # The search as a whole is charged already: this trial's part of it goes to an account of its own.
+    own = job.sensitive.account()
+    scratch = Account.model_validate({**own.model_dump(), "epsilon": 1e12})
+    return trial.release(context, job.sensitive, score, scratch, fitted.predict)
+
+
+def _pretrained(context: Context) -> Path | None:
+    if context.config.public is None:
+        return None
+    folder = context.private / "pretrain"
+    path = folder / "artifacts" / FINAL
+    if not path.is_file():
+        pretrain(replace(trial.part(context, "pretrain"), artifacts=folder / "artifacts"))
+    return path

@@ -1,0 +1,162 @@
+"""One trial: a synthesizer (or none), the classifiers on its images, and a score that may be seen."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpib import checkpoint
+from dpib.checkpoint import State
+from dpib.config import Config
+from dpib.data.catalog import Card
+from dpib.images import Images
+from dpib.metrics.utility import accuracy, predictor, train_classifier
+from dpib.privacy.events import Charge
+from dpib.privacy.ledger import Account, BudgetError, Ledger
+from dpib.privacy.vault import Predictor
+from dpib.sensitive import Sensitive
+from dpib.stages import judge
+from dpib.stages.context import Context
+from dpib.stages.generate import GEN, generate
+from dpib.stages.pretrain import FINAL, make
+from dpib.stages.train import LEDGER, calibrated, train
+from dpib.synthesizer import Log
+
+CLASSIFIER = Path("checkpoints") / "classifier.safetensors"
+Stop = Callable[[int, float], bool]
+"""Told a step and the free score there (accuracy on held-out synthetic images); says whether to give up."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The classifier of a trial: the best of the configured ones on held-out synthetic images."""
+
+    name: str
+    network: nn.Module
+    predict: Predictor
+    synthetic: float
+
+
+class PartLog:
+    """The log of one part of a trial: it speaks through the trial's log, its snapshot is its own."""
+
+    def __init__(self, log: Log, folder: Path) -> None:
+        self._log = log
+        self._file = folder / "snapshot.safetensors"
+        self.say = log.say
+        self.curve = log.curve
+        self.grid = log.grid
+
+    def save(self, state: State) -> None:
+        """Replace the snapshot of this part."""
+        checkpoint.save(self._file, state)
+
+    def restored(self) -> State | None:
+        """Return the snapshot of this part."""
+        return checkpoint.load(self._file) if self._file.is_file() else None
+
+
+class Silent:
+    """The log of a trial that nobody may hear of."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+    def curve(self, name: str, value: float, step: int) -> None:
+        """Track nothing."""
+
+    def grid(self, name: str, images: Images, step: int) -> None:
+        """Track nothing."""
+
+    def save(self, state: State) -> None:
+        """Keep nothing; the parts of the trial have snapshots of their own."""
+
+    def restored(self) -> State | None:
+        """Return nothing."""
+        return None
+
+
+def part(context: Context, name: str) -> Context:
+    """Return the context for one part of a trial: snapshot and private files of its own, artifacts shared."""
+    folder = context.private / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return replace(context, private=folder, log=PartLog(context.log, folder))
+
+
+def training_plan(config: Config, card: Card, account: Account) -> tuple[Charge, ...]:
+    """Return the calibrated charges of training a synthesizer within `account`, a fresh one."""
+    return calibrated(make(config, card, torch.device("cpu")), account)
+
+
+def synthesize(
+    context: Context, sensitive: Sensitive, pretrained: Path | None, charged: Sequence[Charge], account: Account
+) -> None:
+    """Train a synthesizer and draw its images into `context.artifacts`.
+
+    Args:
+        context: the trial.
+        sensitive: the data set.
+        pretrained: checkpoint to start from, or None.
+        charged: the charges that were made for this training beforehand.
+        account: the ledger that travels with the images.
+
+    Raises:
+        BudgetError: when the training charged anything else; the images are not drawn then.
+    """
+    if not (context.artifacts / FINAL).is_file():
+        train(part(context, "train"), sensitive, pretrained)
+    own = Account.parse((context.artifacts / LEDGER).read_text())
+    expected = [c.event("train", own.scopes["train"], own.relation) for c in charged]
+    if own.events != expected:
+        raise BudgetError("the training made other charges than its plan had foreseen: the trial is thrown away")
+    if not (context.artifacts / GEN).is_file():
+        generate(part(context, "generate"), account, context.artifacts / FINAL)
+
+
+def fit(context: Context, images: Images, stop: Stop) -> Fitted | None:
+    """Train the configured classifiers on `images` and return the best, or None once `stop` says so.
+
+    The last epoch stands for each classifier: its number is a key of the search like any other.
+    """
+    fitted, held = judge.hold_out(context.config, images)
+    best: Fitted | None = None
+    step = 0
+    for name in judge.names(context.config.eval):
+        last = None
+        network = judge.network(context, name)
+        schedule, seed = context.config.eval.schedule, context.config.seed
+        for last in train_classifier(network, fitted, schedule, seed, name, context.device):
+            value = accuracy(last.predict(held.x) == held.y)
+            context.log.curve(f"utility/{name}/loss", last.loss, last.number)
+            context.log.curve(f"utility/{name}/synthetic_accuracy", value, last.number)
+            if stop(step, value):
+                return None
+            step += 1
+        assert last is not None
+        if best is None or value > best.synthetic:
+            best = Fitted(name, last.network, last.predict, value)
+    assert best is not None
+    return best
+
+
+def keep(path: Path, fitted: Fitted) -> None:
+    """Write a trial's classifier to `path`."""
+    checkpoint.save(path, {"classifier": fitted.name, "network": dict(fitted.network.state_dict())})
+
+
+def load(context: Context, path: Path) -> Predictor:
+    """Return the classifier that `keep` wrote, as a predictor; `context.config` is the trial's."""
+    state: dict[str, Any] = checkpoint.load(path)
+    network = judge.network(context, state["classifier"])
+    network.load_state_dict(state["network"])
+    network.to(context.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return predictor(network, context.device)
+
+
+def release(context: Context, sensitive: Sensitive, charge: Charge, account: Account, predict: Predictor) -> float:
+    """Return the noised number of held-out images that `predict` gets right, under a charge already made."""
+    ledger = Ledger(account, context.private / "ledger.json")
+    return sensitive.vault("val", ledger, [charge], context.private).release_count(charge.name, predict)

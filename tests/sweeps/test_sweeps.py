@@ -1,0 +1,237 @@
+"""Whole sweeps on the bundled digits: what is charged, what is seen, and what a retry returns."""
+
+import json
+import sqlite3
+
+import mlflow
+import pytest
+from click.testing import CliRunner
+
+from dpib.config import layered
+from dpib.config.compose import nest
+from dpib.errors import UserError
+from dpib.pipeline import run_evaluate, run_generate, run_train
+from dpib.privacy.ledger import Account
+from dpib.section import parse_yaml, validated
+from dpib.stages.generate import GEN
+from dpib.sweeps import job as jobs
+from dpib.sweeps import secret, trial
+from dpib.sweeps.launch import Order, run_sweep
+from dpib.sweeps.spec import Sweep
+from dpib.tracking import Store
+from entrypoints import sweep as entrypoint
+
+ONE = {"eval.classifiers.wrn": "none", "eval.schedule.epochs": "1", "generate.images": "60"}
+CLASSIFIER = {"eval.schedule.lr": {"low": 0.001, "high": 0.02, "log": True}}
+SYNTHESIZER = {"train.lr": {"low": 0.001, "high": 0.02, "log": True}}
+
+
+@pytest.fixture
+def store(tracking_uri):
+    return Store(tracking_uri)
+
+
+@pytest.fixture
+def base(tiny):
+    """Return (config, card) with one small classifier."""
+    chosen = {**tiny, **ONE}
+    return layered(nest({key: parse_yaml(text, key) for key, text in chosen.items()}))
+
+
+@pytest.fixture
+def images(base, store):
+    """Return a generate run."""
+    trained = run_train(*base, store)
+    return run_generate(*base, store, trained.run_id).run_id
+
+
+@pytest.fixture
+def order(base, tmp_path, request):
+    def make(generate_run=None, **keys):
+        kind = "classifier" if generate_run else "synthesizer"
+        space = CLASSIFIER if generate_run else SYNTHESIZER
+        tree = {"name": "t", "kind": kind, "trials": 2, "space": space, "heartbeat": 2, **keys}
+        url = f"sqlite:///{tmp_path / 'sweeps.db'}"
+        return Order(validated(Sweep, tree, "test"), *base, url, generate_run=generate_run)
+
+    return make
+
+
+def children(run_id, stage="trial"):
+    run = mlflow.get_run(run_id)
+    query = f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`dpib.stage` = '{stage}'"
+    return mlflow.search_runs([run.info.experiment_id], query, output_format="list")
+
+
+def ledger(store, run_id):
+    return Account.parse(store.fetch(run_id, "privacy/ledger.json").read_text())
+
+
+def everything_stored(tmp_path):
+    """Return every number in the database of studies, and all text there."""
+    with sqlite3.connect(tmp_path / "sweeps.db") as connection:
+        values = [row[0] for row in connection.execute("select value from trial_values")]
+        values += [row[0] for row in connection.execute("select value from dpib_release")]
+    return values
+
+
+def test_one_shot_spends_one_selection_whatever_the_trials_and_shows_its_index_only(order, images, store, tmp_path):
+    found = run_sweep(order(images, mode="one_shot", trials=3, sampler="tpe"), store)
+    account = ledger(store, found.run_id)
+    val = [event for event in account.events if event.scope == "val"]
+    assert [(e.kind, e.epsilon) for e in val] == [("noisy_max", pytest.approx(10))]
+    assert {e.id for e in account.events if e.scope == "train"} == {"train/embedding"}
+    assert found.metrics["privacy/epsilon_sweep"] == found.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)
+    assert found.metrics["utility/accuracy_best"] > 0
+    trials = children(found.run_id)
+    assert sorted(r.info.run_name for r in trials) == ["trial-000", "trial-001", "trial-002"]
+    for run in trials:
+        assert run.data.metrics["privacy/epsilon_trial"] == 0
+        assert not {"privacy/epsilon", "sweep/score"} & set(run.data.metrics)
+        assert not any("test" in name or "oracle" in name for name in run.data.metrics)
+        assert {"sweep.eval.schedule.lr", "sweep.log10_eval.schedule.lr"} <= set(run.data.params)
+    # Optuna was told the accuracy on held-out synthetic images, and nothing else.
+    told = {run.data.metrics["sweep/synthetic_accuracy"] for run in trials}
+    assert set(everything_stored(tmp_path)) == told
+    parent = mlflow.get_run(found.run_id)
+    assert parent.data.tags["dpib.best_trial"] in {run.info.run_id for run in trials}
+    statement = store.fetch(found.run_id, "privacy/statement.md").read_text()
+    assert "mode one_shot" in statement
+    assert "report-noisy-max" in statement
+
+
+def test_compose_charges_every_score_within_the_cap(order, images, store, tmp_path):
+    found = run_sweep(order(images, mode="compose", trials=3, epsilon_total=4.0, sampler="tpe"), store)
+    account = ledger(store, found.run_id)
+    scores = [event for event in account.events if event.scope == "val"]
+    assert len(scores) == 3
+    assert {e.kind for e in scores} == {"gaussian"}
+    # The images cost 10; the scores fill their own cap of 4, and the total is the larger.
+    assert 3.99 < found.metrics["privacy/epsilon_selection"] <= 4.0
+    trials = children(found.run_id)
+    seen = {run.data.metrics["sweep/score"] for run in trials}
+    assert max(seen) == found.metrics["sweep/best_value"]
+    n = account.scopes["val"]
+    assert set(everything_stored(tmp_path)) == seen | {value * n / 100 for value in seen}
+    # A count of right answers is a whole number: a noised one is not.
+    assert all(abs(value * n / 100 - round(value * n / 100)) > 1e-9 for value in seen)
+    one = trials[0].data.metrics["privacy/epsilon_trial"]
+    assert 0 < one < 4.0
+
+
+def test_what_validation_images_spent_before_counts(base, order, images, store):
+    config, card = base
+    run_evaluate(config, card, store, store.fetch(images, str(GEN)), images)
+    with pytest.raises(UserError, match="have already spent epsilon 10 of"):
+        run_sweep(order(images, mode="one_shot"), store)
+    found = run_sweep(order(images, mode="one_shot", epsilon_total=12.0), store)
+    val = {e.id.rpartition("/")[2]: e.epsilon for e in ledger(store, found.run_id).events if e.scope == "val"}
+    assert val["select"] == pytest.approx(2.0, rel=1e-3)
+    assert sum(value for key, value in val.items() if key != "select") == pytest.approx(10)
+    # And the next sweep sees this one.
+    with pytest.raises(UserError, match="have already spent epsilon 12 of"):
+        run_sweep(order(images, mode="compose", epsilon_total=12.0), store)
+
+
+def test_a_trial_that_is_begun_again_returns_the_release_it_made(order, images, store, monkeypatch):
+    released, tripped = [], []
+    original = trial.release
+
+    def counted(*arguments):
+        released.append(original(*arguments))
+        return released[-1]
+
+    def trips(job, *arguments):
+        value = original_score(job, *arguments)
+        if not tripped:
+            tripped.append(value)
+            raise ConnectionError("the server is away just after the release")
+        return value
+
+    original_score = jobs._score
+    monkeypatch.setattr(trial, "release", counted)
+    monkeypatch.setattr(jobs, "_score", trips)
+    found = run_sweep(order(images, mode="compose", trials=2), store)
+    assert found.metrics["sweep/trials"] == 2
+    assert len(released) == 2
+    values = {run.data.metrics["sweep/score"] for run in children(found.run_id)}
+    assert 100 * tripped[0] / 150 in values
+    assert len([e for e in ledger(store, found.run_id).events if e.scope == "val"]) == 2
+    assert len(children(found.run_id)) == 2
+
+
+def test_composed_synthesizers_stop_at_the_cap(order, store):
+    found = run_sweep(order(mode="compose", trials=4, epsilon_total=17.0), store)
+    account = ledger(store, found.run_id)
+    trained = [event for event in account.events if event.scope == "train"]
+    # One costs 10, two 15.2 composed; a third would be over.
+    assert len(trained) == 2
+    assert found.metrics["sweep/trials"] == 2
+    assert found.metrics["privacy/epsilon_train"] == pytest.approx(account.spent_by_scope()["train"])
+    assert 10 < found.metrics["privacy/epsilon"] <= 17
+    statement = json.loads(store.fetch(found.run_id, "report.json").read_text())["privacy"]
+    assert len(statement["events"]) == len(account.events)
+
+
+def test_random_stopping_shows_the_winner_and_nothing_else(order, images, store, tmp_path, monkeypatch):
+    ran = []
+    original = secret._run
+    monkeypatch.setattr(secret, "_run", lambda *a: ran.append(original(*a)) or ran[-1])
+    asked = order(images, mode="random_stopping", drawn={"mean": 3.0})
+    found = run_sweep(asked, store)
+    account = ledger(store, found.run_id)
+    (event,) = [e for e in account.events if e.scope == "val"]
+    assert (event.kind, event.stopping) == ("random_stopping", asked.spec.drawn.stopping())
+    assert 9.98 < found.metrics["privacy/epsilon_selection"] <= 10
+    assert found.metrics["sweep/best_value"] == pytest.approx(100 * max(ran) / 150)
+    assert "sweep/trials" not in found.metrics
+    assert children(found.run_id) == []
+    assert not (tmp_path / "sweeps.db").exists()
+    assert not list((tmp_path / "home" / "work").iterdir())
+
+
+def test_random_stopping_of_synthesizers_charges_training_once(order, store):
+    found = run_sweep(order(mode="random_stopping", drawn={"mean": 2.0}), store)
+    (event,) = [e for e in ledger(store, found.run_id).events if e.scope == "train"]
+    assert event.kind == "random_stopping"
+    assert [e.kind for e in event.base] == ["gaussian"]
+    assert 10 < found.metrics["privacy/epsilon_train"] < 30
+    assert found.metrics["privacy/epsilon"] == pytest.approx(found.metrics["privacy/epsilon_train"], rel=1e-2)
+
+
+def test_random_stopping_refuses_trials_that_charge_differently(order, store):
+    space = {"features.dimension": {"choices": [100, 200]}, "train.noise_multiplier": {"low": 1.0, "high": 2.0}}
+    with pytest.raises(UserError, match="trials that make the same charges"):
+        run_sweep(order(mode="random_stopping", space=space), store)
+
+
+def test_a_public_sweep_costs_what_its_one_private_run_costs(order, store):
+    found = run_sweep(order(mode="public", proxy="glyphs_28", final=True), store)
+    assert found.metrics["privacy/epsilon_sweep"] == pytest.approx(10, rel=1e-3)
+    for run in children(found.run_id):
+        assert run.data.tags["dpib.dataset"] == "glyphs_28"
+        assert [k for k in run.data.metrics if k.startswith("privacy/")] == ["privacy/epsilon_trial"]
+    (final,) = children(found.run_id, "main")
+    best = mlflow.get_run(found.run_id).data.params["best.train.lr"]
+    assert final.data.params["cfg.train.lr"] == best
+    assert {e.id for e in ledger(store, found.run_id).events} >= {"train/embedding", "val/select/best"}
+
+
+def test_an_unaccounted_sweep_says_so_everywhere(order, images, store):
+    found = run_sweep(order(images, mode="unaccounted"), store)
+    assert not any(name.startswith("privacy/") for name in found.metrics)
+    for run in (mlflow.get_run(found.run_id), *children(found.run_id)):
+        assert run.data.tags["dpib.private"] == "false"
+        assert not any(name.startswith("privacy/") for name in run.data.metrics)
+    assert "NOT ACCOUNTED" in store.fetch(found.run_id, "privacy/statement.md").read_text()
+
+
+def test_the_command_makes_the_images_that_it_needs(tiny, tracking_uri):
+    flags = [f"--{key}={value}" for key, value in {**tiny, **ONE}.items()]
+    space = "--sweep.space={eval.schedule.lr: {low: 0.001, high: 0.01}}"
+    result = CliRunner().invoke(entrypoint.main, ["--config=classifier", "--sweep.trials=2", space, *flags])
+    assert result.exit_code == 0, result.output
+    assert "privacy/epsilon_sweep" in result.output
+    refused = CliRunner().invoke(entrypoint.main, ["--config=classifier", "--sweep.mode=public"])
+    assert refused.exit_code == 1
+    assert refused.output.strip().splitlines()[-1].startswith("Error: sweep.mode=public tunes synthesizers")

@@ -1,0 +1,126 @@
+"""The diffusion family through the stages: one pretraining for many, checkpoints, public-only synthesizers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dpib.config import compose
+from dpib.config.fingerprint import fingerprint
+from dpib.errors import UserError
+from dpib.pipeline import Start, continue_from, run_evaluate, run_generate, run_pretrain, run_train
+from dpib.privacy.ledger import Account
+from dpib.stages.generate import GEN
+from dpib.tracking import Store
+
+SMALL = {
+    "network.nf": "8",
+    "network.ch_mult": "[1]",
+    "network.attn_resolutions": "[]",
+    "network.patch": "4",
+    "network.label_dim": "12",
+    "pretrain.steps": "4",
+    "pretrain.batch": "16",
+    "train.steps": "4",
+    "train.batch": "20",
+    "train.multiplicity": "1",
+    "train.strategy": "loop",
+    "train.physical": "16",
+    "sampler.steps": "2",
+    "public": "digits_28",
+}
+
+
+def small(tiny, **changed):
+    common = {k: v for k, v in tiny.items() if k.startswith(("generate", "eval"))}
+    return {"method": "pdp-diffusion", **common, **SMALL, **{k.replace("__", "."): v for k, v in changed.items()}}
+
+
+@pytest.fixture
+def store(tracking_uri):
+    return Store(tracking_uri)
+
+
+def key(stage, tiny, **changed):
+    config, card = compose(small(tiny, **changed))
+    return fingerprint(stage, config, card)
+
+
+def test_one_pretraining_serves_other_methods_budgets_and_data_sets(tiny):
+    pretraining = key("pretrain", tiny)
+    for same in (
+        {"epsilon": "1"}, {"method": "dp-ldm-sd"}, {"dataset": "mnist_28"}, {"train__lr": "0.1"},
+        {"sampler__steps": "9"}, {"processes": "2"},
+    ):  # fmt: skip
+        assert key("pretrain", tiny, **same) == pretraining, same
+    for other in ({"network__nf": "16"}, {"pretrain__lr": "0.1"}, {"pretrain__cond": "false"}, {"public": "mnist_28"}):
+        assert key("pretrain", tiny, **other) != pretraining, other
+
+
+def test_a_changed_training_is_another_one_and_a_changed_sampler_is_not(tiny):
+    training = key("train", tiny)
+    for other in ({"train__lr": "0.1"}, {"train__clip": "1.0"}, {"train__batch": "30"}, {"epsilon": "1"}):
+        assert key("train", tiny, **other) != training, other
+    assert key("train", tiny, sampler__steps="9", processes="2") == training
+    assert key("generate", tiny, sampler__steps="9") != key("generate", tiny)
+
+
+def test_training_starts_from_a_run_or_from_its_file(store, tiny):
+    config, card = compose(small(tiny))
+    pretrained = run_pretrain(config, card, store)
+    assert run_pretrain(compose(small(tiny, method="dp-ldm-sd"))[0], card, store).reused
+    first = run_train(config, card, store, Start(pretrained.run_id))
+    file = store.fetch(pretrained.run_id, "checkpoints/final.safetensors")
+    second = run_train(config, card, store, Start(file=file))
+    assert first.run_id != second.run_id
+    assert first.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)
+    ledger = Account.parse(store.fetch(second.run_id, "privacy/ledger.json").read_text())
+    assert [(e.id, e.count) for e in ledger.events] == [("train/dp-sgd", 4)]
+    assert ledger.events[0].rate == 20 / 1348
+    with pytest.raises(UserError, match="the checkpoint's network is another one"):
+        run_train(compose(small(tiny, network__label_dim="13"))[0], card, store, Start(file=file))
+    with pytest.raises(UserError, match="does not exist: give -P checkpoint="):
+        run_train(config, card, store, Start(file=file.with_name("none.safetensors")))
+
+
+def test_a_public_only_synthesizer_costs_nothing_and_is_judged(store, tiny):
+    config, card = compose(small(tiny))
+    pretrained = run_pretrain(config, card, store)
+    config, card, run = continue_from(pretrained.run_id, "pretrain", store, {"generate.images": "41"})
+    generated = run_generate(config, card, store, run)
+    gen = store.fetch(generated.run_id, str(GEN))
+    with np.load(gen) as content:
+        assert content["x"].shape == (41, 1, 28, 28)
+        statement = json.loads(str(content["statement"]))
+    assert statement["epsilon"] == 0
+    assert statement["ledger"]["events"] == []
+    judged = run_evaluate(config.model_copy(update={"note": "public"}), card, store, gen, generated.run_id)
+    assert judged.metrics["privacy/epsilon_train"] == 0
+    assert judged.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)  # the selection among classifiers
+    assert "val/select/best" in store.fetch(judged.run_id, "privacy/statement.md").read_text()
+
+
+def test_images_do_not_depend_on_how_batches_are_shared_out(store, tiny, monkeypatch):
+    from dpib.distributed import World
+    from dpib.stages.generate import choose_labels, draw
+
+    class Fake:
+        def generate(self, labels, generator):
+            import torch
+
+            from dpib.images import Images
+
+            x = torch.randint(0, 256, (len(labels), 1, 28, 28), generator=generator, dtype=torch.uint8)
+            return Images(x, labels)
+
+    class Context:
+        def __init__(self, world):
+            self.config, self.card = compose({**small(tiny), "generate.batch": "10", "generate.images": "45"})
+            self.world = world
+
+    labels = choose_labels(Context(World()).config, 10, Fake())
+    monkeypatch.setattr(World, "all_reduce_sum", lambda self, tensor: tensor)
+    whole = draw(Fake(), labels, Context(World()))
+    parts = [draw(Fake(), labels, Context(World(rank, 2))) for rank in (0, 1)]
+    assert (parts[0] + parts[1]).equal(whole)
+    assert all(part.any() for part in parts)

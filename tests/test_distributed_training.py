@@ -1,0 +1,85 @@
+"""Pretraining, private training and drawing in two real processes, without any store: equal to one process."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dpib import checkpoint
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from dpib import checkpoint, seeding
+from dpib.diffusion.settings import DiffusionSettings
+from dpib.distributed import World
+from dpib.images import Images
+from dpib.methods.diffusion import Diffusion
+from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.rng import NoiseSource
+from dpib.privacy.vault import Vault
+from dpib.synthesizer import Task
+
+class Quiet:
+    def say(self, text): pass
+    def curve(self, name, value, step): pass
+    def grid(self, name, images, step): pass
+    def save(self, state): pass
+    def restored(self): return None
+
+world = World.join(torch.device("cpu"))
+torch.set_num_threads(1)
+folder = Path(sys.argv[1]) / str(world.rank)
+folder.mkdir(parents=True)
+settings = DiffusionSettings(
+    network={"nf": 8, "ch_mult": [1], "attn_resolutions": [], "blocks": 1},
+    loss={},
+    pretrain={"steps": 4, "batch": 7, "lr": 0.01},
+    train={"steps": 4, "batch": 9, "lr": 0.01, "clip": 0.01, "multiplicity": 2, "strategy": "loop", "physical": 4},
+    sampler={"name": "ddim", "steps": 2},
+)
+stream = seeding.generator(0, "records")
+images = Images(torch.randint(0, 256, (30, 1, 8, 8), generator=stream, dtype=torch.uint8), torch.arange(30) % 3)
+synthesizer = Diffusion(settings, Task((1, 8, 8), 3, 0, world.device, world))
+synthesizer.pretrain(images, Quiet())
+account = Account(dataset="toy", relation="zero_out", epsilon=1e6, delta=1e-3, scopes={"train": 30})
+plan = tuple(charge.at(1.0) for charge in synthesizer.plan(30))
+ledger = Ledger.open(folder / "ledger.json", account)
+# Only rank 0's noise may count: the other rank's source is another one.
+vault = Vault(images, "train", ledger, plan, NoiseSource(5 + world.rank), folder, world=world)
+synthesizer.train(vault, Quiet())
+checkpoint.save(folder / "final.safetensors", synthesizer.state_dict())
+assert world.share("from rank 0" if world.leads else "ignored") == "from rank 0"
+world.leave()
+"""
+
+
+def start(folder, root, rank=0, size=1, port=0):
+    places = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment = {**os.environ, **places, "PYTHONPATH": str(root)}
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)], env=environment)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def results(tmp_path, root):
+    port = free_port()
+    processes = [start(tmp_path / "one", root), *(start(tmp_path / "two", root, r, 2, port) for r in (0, 1))]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0, 0]
+    return [checkpoint.load(tmp_path / f / "final.safetensors")["denoiser"] for f in ("one/0", "two/0", "two/1")]
+
+
+def test_two_processes_train_what_one_trains(results):
+    alone, leader, follower = results
+    assert all(torch.equal(leader[name], follower[name]) for name in leader)
+    for name, value in alone.items():
+        assert torch.allclose(value, leader[name], atol=1e-5), name

@@ -84,9 +84,7 @@ def main(trials: int) -> None:
         _, _, span_two = sweep(environment, trials, 2)
         middle = sorted(alone)[len(alone) // 2]
         print(f"one trial {middle:.2f} s, its classifier alone {fit:.2f} s: overhead {middle - fit:.2f} s (medians)")
-        print(
-            f"{trials} trials: one worker {span_one:.1f} s, two {span_two:.1f} s: a speed-up of {span_one / span_two:.2f}"
-        )
+        print(f"{trials} trials: one worker {span_one:.1f} s, two {span_two:.1f} s: {span_one / span_two:.2f} x")
         print("(one thread each; the second worker's start, about its imports, is within its time)")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

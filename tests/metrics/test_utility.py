@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dpib.images import Images
-from dpib.metrics.utility import Schedule, accuracy, train_classifier
+from dpib.metrics.utility import Schedule, accuracy, augmented, train_classifier
 from dpib.nn.classifiers import Classifiers, ResNet, build
 
 CPU = torch.device("cpu")
@@ -58,3 +58,29 @@ def test_too_few_images_for_one_batch():
 
 def test_accuracy_is_a_percentage():
     assert accuracy(torch.tensor([True, False, True, True])) == 75
+
+
+def augment(x, **keys):
+    schedule = Schedule(optimizer="adam", lr=0.1, epochs=1, batch=1, **keys)
+    return augmented(x, schedule, torch.Generator().manual_seed(0))
+
+
+def test_images_are_shifted_one_by_one_and_black_comes_in():
+    x = torch.zeros(200, 1, 9, 9, dtype=torch.uint8)
+    x[:, 0, 4, 4] = 255
+    moved = augment(x, shift=2)
+    assert moved.dtype == torch.uint8
+    assert (moved.flatten(1).sum(1, dtype=torch.int64) == 255).all()
+    places = {tuple(place) for place in (moved[:, 0] == 255).nonzero()[:, 1:].tolist()}
+    assert places == {(i, j) for i in range(2, 7) for j in range(2, 7)}
+
+
+def test_half_of_the_images_are_mirrored():
+    x = torch.arange(9, dtype=torch.uint8).reshape(1, 1, 3, 3).repeat(400, 1, 1, 1)
+    mirrored = [bool((image == x[0].flip(2)).all()) for image in augment(x, flip=True)]
+    assert 150 < sum(mirrored) < 250
+
+
+def test_without_augmentation_images_are_left_alone():
+    x = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    assert augment(x) is x

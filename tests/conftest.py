@@ -28,7 +28,6 @@ TINY = {
 }
 """Overrides that make every stage take seconds on the bundled digits."""
 
-# Test processes run side by side, one to a core.
 torch.set_num_threads(1)
 
 
@@ -57,6 +56,8 @@ def isolated(tmp_path, monkeypatch, digits_root):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DPIB_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DPIB_DATA", str(digits_root))
+    # Test processes run side by side, one to a core, and so must the processes that they start.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
 

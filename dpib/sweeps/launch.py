@@ -127,7 +127,9 @@ def starting_account(order: Order, store: Store, sensitive: Sensitive) -> Accoun
                     name = event.id if stage == "sweep" else f"val/{run_id[:12]}/{event.id.removeprefix('val/')}"
                     events[name] = event.model_copy(update={"id": name})
         account = account.model_copy(update={"events": list(events.values())})
-    cap = order.spec.epsilon_total or order.config.epsilon
+    cap, spent = order.spec.epsilon_total or order.config.epsilon, account.spent_by_scope().get("train", 0.0)
+    if spent > cap and order.spec.mode != "unaccounted":
+        raise UserError(f"the images have cost epsilon {spent:.4g} already: raise sweep.epsilon_total={cap:g}")
     return account.model_copy(update={"epsilon": cap})
 
 

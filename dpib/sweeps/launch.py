@@ -85,6 +85,9 @@ def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Se
     url = f"sqlite:///{(context.private / 'book.db').resolve()}" if hidden else order.url
     book = Book(url, study_name)
     book.begin(_capped(order, start))
+    # A sweep that is continued calibrates from the ledger that it began with, whatever happened since.
+    before = [event for event in book.account().events if f"/{study_name}/" not in event.id]
+    start = start.model_copy(update={"events": before})
     if order.config.unsafe_noise_seed is not None:
         book.taint()
     config, card, real = order.config, order.card, sensitive

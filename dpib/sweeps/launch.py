@@ -86,6 +86,9 @@ def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Se
     url = f"sqlite:///{(context.private / 'book.db').resolve()}" if hidden else order.url
     book = Book(url, study_name)
     book.begin(_capped(order, start))
+    # A sweep that is continued calibrates from the ledger that it began with, whatever happened since.
+    before = [event for event in book.account().events if f"/{study_name}/" not in event.id]
+    start = start.model_copy(update={"events": before})
     if order.config.unsafe_noise_seed is not None:
         book.taint()
     config, card, real = order.config, order.card, sensitive
@@ -128,7 +131,9 @@ def starting_account(order: Order, store: Store, sensitive: Sensitive) -> Accoun
                     name = event.id if stage == "sweep" else f"val/{run_id[:12]}/{event.id.removeprefix('val/')}"
                     events[name] = event.model_copy(update={"id": name})
         account = account.model_copy(update={"events": list(events.values())})
-    cap = order.spec.epsilon_total or order.config.epsilon
+    cap, spent = order.spec.epsilon_total or order.config.epsilon, account.spent_by_scope().get("train", 0.0)
+    if spent > cap and order.spec.mode != "unaccounted":
+        raise UserError(f"the images have cost epsilon {spent:.4g} already: raise sweep.epsilon_total={cap:g}")
     return account.model_copy(update={"epsilon": cap})
 
 

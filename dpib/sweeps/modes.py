@@ -101,7 +101,8 @@ def stopping_charges(
 
     Args:
         spec: the sweep; its `drawn` is the law of the number of trials.
-        account: the ledger so far, and the cap.
+        account: the ledger so far. Its epsilon is the cap where the sweep has one; else that of one trial, and
+            the scores may cost what the trainings cost.
         trial: the calibrated charges of one synthesizer's training, or none for a classifier sweep.
         study: prefix of the ids.
     """
@@ -114,6 +115,9 @@ def stopping_charges(
         base = Charge("score", "laplace", "", scale=spec.score.scale)
     else:
         base = Charge("score", "gaussian", "", sigma=spec.score.sigma)
+    if spec.epsilon_total is None:
+        trained = accounting.spent(events_of(train, account, "train"), account.delta, account.accountant)
+        account = account.model_copy(update={"epsilon": max(account.epsilon, trained)})
     label = f"best noised number of right answers among about {law.mean:.3g} trials"
     (val,) = _solved([Charge(f"{study}/scores", "random_stopping", label, base=(base,), stopping=law)], account)
     return train, val

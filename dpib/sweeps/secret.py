@@ -43,7 +43,8 @@ def search(job: Job, context: Context) -> Winner | None:
     """
     points = _drawn(job, context)
     plan = _plan(job, points)
-    account = job.book.account()
+    each = job.spec.epsilon_total or job.config.epsilon
+    account = job.book.account().model_copy(update={"epsilon": each})
     train, val = modes.stopping_charges(job.spec, account, plan, job.study)
     job.book.reserve(train, "train")
     job.book.reserve([val], "val")

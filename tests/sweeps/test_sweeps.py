@@ -101,13 +101,14 @@ def test_one_shot_spends_one_selection_whatever_the_trials_and_shows_its_index_o
 
 
 def test_compose_charges_every_score_within_the_cap(order, images, store, tmp_path):
-    found = run_sweep(order(images, mode="compose", trials=3, epsilon_total=4.0, sampler="tpe"), store)
+    found = run_sweep(order(images, mode="compose", trials=3, epsilon_total=12.0, sampler="tpe"), store)
     account = ledger(store, found.run_id)
     scores = [event for event in account.events if event.scope == "val"]
     assert len(scores) == 3
     assert {e.kind for e in scores} == {"gaussian"}
-    # The images cost 10; the scores fill their own cap of 4, and the total is the larger.
-    assert 3.99 < found.metrics["privacy/epsilon_selection"] <= 4.0
+    # The images cost 10; the scores fill the cap on other records, and the total is the larger of both.
+    assert 11.98 < found.metrics["privacy/epsilon_selection"] <= 12.0
+    assert found.metrics["privacy/epsilon_sweep"] == found.metrics["privacy/epsilon_selection"]
     trials = children(found.run_id)
     seen = {run.data.metrics["sweep/score"] for run in trials}
     assert max(seen) == found.metrics["sweep/best_value"]
@@ -116,7 +117,7 @@ def test_compose_charges_every_score_within_the_cap(order, images, store, tmp_pa
     # A count of right answers is a whole number: a noised one is not.
     assert all(abs(value * n / 100 - round(value * n / 100)) > 1e-9 for value in seen)
     one = trials[0].data.metrics["privacy/epsilon_trial"]
-    assert 0 < one < 4.0
+    assert 0 < one < 12.0
 
 
 def test_what_validation_images_spent_before_counts(base, order, images, store):
@@ -129,6 +130,8 @@ def test_what_validation_images_spent_before_counts(base, order, images, store):
     assert val["select"] == pytest.approx(2.0, rel=1e-3)
     assert sum(value for key, value in val.items() if key != "select") == pytest.approx(10)
     # And the next sweep sees this one.
+    with pytest.raises(UserError, match="have cost epsilon"):
+        run_sweep(order(images, mode="compose", epsilon_total=4.0), store)
     with pytest.raises(UserError, match="have already spent epsilon 12 of"):
         run_sweep(order(images, mode="compose", epsilon_total=12.0), store)
 

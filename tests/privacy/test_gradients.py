@@ -150,7 +150,7 @@ def test_records_take_part_at_the_charged_rate_whatever_the_utility_seed(make_va
 
 def test_a_cap_bounds_the_batch(make_vault):
     loss = Denoise(1)
-    vault = make_vault(toy(20), plan(cap=5))
+    vault = make_vault(toy(20), plan(rate=0.9, cap=5))
     steps = vault.gradients("sgd", loss, make(Net), spec())
     loss.drawn.clear()
     next(steps)

@@ -16,10 +16,10 @@ def test_the_charge_is_on_disk_before_a_record_is_read(make_vault, tmp_path):
     class Watched(NoiseSource):
         def bernoulli(self, n, probability):
             events = Account.parse((tmp_path / "v" / "ledger.json").read_text()).events
-            assert [(e.id, e.count, e.rate, e.cap) for e in events] == [("train/sgd", 7, 0.5, 9)]
+            assert [(e.id, e.count, e.rate, e.cap) for e in events] == [("train/sgd", 7, 0.5, 3)]
             raise RuntimeError("the power fails here")
 
-    vault = make_vault(toy(4), plan(count=7, rate=0.5, cap=9), noise=Watched())
+    vault = make_vault(toy(4), plan(count=7, rate=0.5, cap=3), noise=Watched())
     with pytest.raises(RuntimeError, match="power"):
         next(vault.gradients("sgd", Denoise(1), make(Net), spec()))
 

@@ -152,6 +152,10 @@ class Study:
         trial.set_user_attr("begun", True)
         return int(slot)
 
+    def taken_away(self, trial: optuna.Trial) -> bool:
+        """Return whether another worker has failed a trial that was being worked on here."""
+        return self.storage.get_trial(trial._trial_id).state == TrialState.FAIL
+
     def _fail_stillborn(self) -> None:
         """Fail what a worker took and never began: Optuna's heartbeat does not see it."""
         grace = timedelta(seconds=3 * (self.storage.heartbeat_interval or 0))

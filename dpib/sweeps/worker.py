@@ -40,7 +40,7 @@ def work_through(study: Study, work: Work, tell: Callable[[Progress], None], see
             time.sleep(1)  # others are at work; should one die, its slot comes back
             continue
         seed(progress.total - progress.waiting)
-        study.optuna.optimize(_guarded(study, work), n_trials=1, catch=(Exception,))
+        _one(study, work)
         tell(study.progress())
 
 
@@ -98,8 +98,21 @@ def wait_for(action: Callable[[], Result]) -> Result:
             time.sleep(2)
 
 
-def _guarded(study: Study, work: Work) -> Callable[[optuna.Trial], float]:
+def _one(study: Study, work: Work) -> None:
+    """Take one slot. Where this worker was thought dead meanwhile (a machine that slept), go on with the next."""
+    taken: list[optuna.Trial] = []
+    try:
+        study.optuna.optimize(_guarded(study, work, taken), n_trials=1, catch=(Exception,))
+    except (AssertionError, ValueError, optuna.exceptions.UpdateFinishedTrialError):
+        # Optuna has no one exception for a trial that others have failed while it ran.
+        if not (taken and study.taken_away(taken[0])):
+            raise
+        print("this worker's slot was taken for dead and given to another", file=sys.stderr, flush=True)
+
+
+def _guarded(study: Study, work: Work, taken: list[optuna.Trial]) -> Callable[[optuna.Trial], float]:
     def objective(found: optuna.Trial) -> float:
+        taken.append(found)
         slot = study.begin(found)
         if slot is None:
             raise optuna.TrialPruned

@@ -111,6 +111,20 @@ def test_a_worker_that_died_between_taking_and_beginning_loses_nothing(url):
     assert len(quietly(study, lambda trial, slot: 1.0).done) == 1
 
 
+def test_a_worker_that_was_thought_dead_goes_on_and_its_slot_is_done_by_whoever_has_it_now(url):
+    study, _ = create(url, 2)
+    slept = []
+
+    def work(trial, slot):
+        if slot == 0 and not slept:
+            slept.append(slot)
+            study.optuna.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # as others do to a dead worker's
+        return float(slot)
+
+    progress = quietly(study, work)
+    assert {slot: trial.values for slot, trial in progress.done.items()} == {0: [0.0], 1: [1.0]}
+
+
 def test_nothing_begins_after_a_stop(url):
     study, _ = create(url, 3)
 
@@ -124,7 +138,7 @@ def test_nothing_begins_after_a_stop(url):
 
 def kill_two_of_three(url, root, count):
     """Run three workers on `count` slots, kill two in the middle of their work, and return the study."""
-    study, book = create(url, count)
+    study, book = create(url, count, heartbeat=2)
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WORKER, url]
     workers = [

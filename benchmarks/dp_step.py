@@ -34,6 +34,7 @@ COLUMNS = ("K", "B", "side", "ms per step", "ratio", "target", "peak MB")
 @click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", help="cpu: of all threads together")
 @click.option("--device", default="cpu")
 @click.option("--csv", "path", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--memory/--no-memory", default=True, help="measure peak memory too, in a process per side")
 @click.option("--memory-of", hidden=True, help="print the peak memory of one side and leave")
 def main(
     multiplicity: tuple[int, ...],
@@ -45,6 +46,7 @@ def main(
     clock: str,
     device: str,
     path: Path | None,
+    memory: bool,
     memory_of: str | None,
 ) -> None:
     """Time every strategy and plain Opacus hooks against the non-private step; print a Markdown table."""
@@ -59,9 +61,9 @@ def main(
         times = _times(sides, rows // k, k, physical, where, rounds, clock)
         for side in sides:
             ratio = statistics.median(a / b for a, b in zip(times[side], times[NON_PRIVATE], strict=True))
-            peak = _peak_elsewhere(side, rows, k, physical, threads, device)
+            peak = f"{_peak_elsewhere(side, rows, k, physical, threads, device):.0f}" if memory else ""
             milliseconds = f"{1000 * statistics.median(times[side]):.0f}"
-            table.append((k, rows // k, side, milliseconds, f"{ratio:.2f}", TARGETS.get(k, ""), f"{peak:.0f}"))
+            table.append((k, rows // k, side, milliseconds, f"{ratio:.2f}", TARGETS.get(k, ""), peak))
     click.echo(_markdown(table))
     if path:
         with path.open("w", newline="") as file:

@@ -9,6 +9,15 @@ from dpib.privacy.rng import NoiseSource
 from dpib.privacy.vault import Vault
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Run on one thread: on tensors this small a second one only waits, and on a busy machine for long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def make_vault(tmp_path):
     """Return a maker of vaults: one data set, one folder, one unsafe noise seed by default."""

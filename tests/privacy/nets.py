@@ -5,6 +5,10 @@ from torch import nn
 
 from dpib import seeding
 from dpib.images import Images
+from dpib.privacy.events import Charge
+from dpib.privacy.gradients import GradientSpec
+
+CLIP = 0.05
 
 
 class Denoise:
@@ -103,3 +107,13 @@ def toy(n, last=None):
 def flat(tensors):
     """Return all entries of a list of tensors, float64 [n]."""
     return torch.cat([t.detach().double().flatten() for t in tensors])
+
+
+def plan(**kwargs):
+    """Return a plan with the one charge `sgd`."""
+    return (Charge("sgd", "gaussian", "gradients", **{"sigma": 1.0, **kwargs}),)
+
+
+def spec(**kwargs):
+    """Return a specification that needs no choosing, unless asked."""
+    return GradientSpec(**{"clip": CLIP, "seed": 0, "strategy": "loop", "physical": 2, "classes": 3, **kwargs})

@@ -103,8 +103,9 @@ def _difference(candidate: ClippedSum, model: nn.Module, loss: RecordLoss, rows:
         expected = loop.clipped_sum(model, loss, rows, clip)
         found = candidate(model, loss, rows, clip)
         apart = _norm([f - e for f, e in zip(found, expected, strict=True)])
-        worst = max(worst, apart / (_norm(expected) or 1.0))
-    return worst if math.isfinite(worst) else math.inf
+        # No comparison with NaN holds, so max() would let it through.
+        worst = max(worst, apart / (_norm(expected) or 1.0) if math.isfinite(apart) else math.inf)
+    return worst
 
 
 def _norm(parts: list[Tensor]) -> float:

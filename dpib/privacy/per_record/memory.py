@@ -21,7 +21,7 @@ def fitting(model: nn.Module, loss: RecordLoss, rows: Rows, share: float = _SHAR
 
 
 def _activations(model: nn.Module, loss: RecordLoss, rows: Rows) -> int:
-    """Return the bytes that autograd keeps for the K rows of one record."""
+    """Return the bytes that autograd keeps for the K rows of one record, beside the parameters themselves."""
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -31,6 +31,8 @@ def _activations(model: nn.Module, loss: RecordLoss, rows: Rows) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss.per_row(model, *(row[0] for row in rows)).mean()
+    for parameter in model.parameters():
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
     return sum(kept.values())
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dpib.privacy.per_record import loop
+from dpib.privacy.per_record import layers, loop
 from dpib.privacy.per_record.autotune import STRATEGIES, load
 from dpib.privacy.per_record.base import Unsupported, trainable
 from dpib.privacy.per_record.draws import draw
@@ -158,6 +158,22 @@ def test_grouped_refuses_parameters_that_it_cannot_follow():
             sums("grouped", make(kind), Denoise(1), 0.1)
         expected, found = sums("vmap", make(kind), Denoise(1), 0.1)
         assert torch.allclose(expected, found, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    "kernel", [{"kernel_size": 3, "padding": 1}, {"kernel_size": (3, 1), "stride": 2, "dilation": 2}]
+)
+def test_both_ways_to_take_a_convolutions_weight_gradient_agree(kernel, groups):
+    """One is for CPUs, the other for GPUs; both run anywhere."""
+    layer = make(lambda: nn.Conv2d(8, 16, groups=groups, **kernel))
+    x = torch.randn(3, 2, 8, 9, 9, generator=torch.Generator().manual_seed(0))
+    gy = torch.tanh(layer(x.flatten(0, 1)).detach()).unflatten(0, (3, 2))
+    one_by_one, at_once = layers._conv_weights_one_by_one(layer, gy, x), layers._conv_weights(layer, gy, x)
+    assert torch.allclose(one_by_one, at_once, atol=1e-4)
+    layer.zero_grad()
+    layer(x[1]).backward(gy[1])
+    assert torch.allclose(one_by_one[1], layer.weight.grad, atol=1e-4)
 
 
 def test_shared_parameters_are_counted_once():

@@ -17,6 +17,7 @@ from dpib.sensitive import Sensitive
 from dpib.stages import judge
 from dpib.stages.context import Context
 from dpib.stages.fidelity import choose_embedding, fidelity
+from dpib.stages.memorisation import check_memorisation
 from dpib.stages.train import LEDGER, STATEMENT, spent_metrics
 
 REPORT = "report.json"
@@ -30,8 +31,13 @@ def evaluate(context: Context, sensitive: Sensitive, images: Images, account: Ac
         sensitive: the vaults and yardsticks of its data set.
         images: the synthetic set, in the card's shape.
         account: the ledger so far: what making the images cost, or nothing.
+
+    Raises:
+        UserError: when oracle figures are asked for and yardstick=none forbids them.
     """
     config = context.config
+    if config.oracle and config.yardstick is None:
+        raise UserError("oracle=true asks for figures on real images, which yardstick=none forbids: leave one of them")
     ledger = Ledger.open(context.artifacts / LEDGER, account)
     # Weights that cannot be loaded are found now, not after the classifiers are trained.
     embedding = choose_embedding(config, context.device, context.log) if config.yardstick == "all" else None
@@ -40,6 +46,8 @@ def evaluate(context: Context, sensitive: Sensitive, images: Images, account: Ac
         figures, more = fidelity(context, sensitive, images, ledger, embedding)
         metrics |= figures
         report |= more
+        if config.oracle:
+            metrics |= check_memorisation(context, sensitive, images, ledger, embedding)
     else:
         context.log.say("evaluate: yardstick=none, so no figure on real images is computed without noise")
     metrics |= spent_metrics(ledger.account)

@@ -17,6 +17,7 @@ from dpib.sensitive import Sensitive
 from dpib.stages import judge
 from dpib.stages.context import Context
 from dpib.stages.fidelity import choose_embedding, fidelity
+from dpib.stages.memorisation import check_memorisation
 from dpib.stages.train import LEDGER, STATEMENT, spent_metrics
 
 REPORT = "report.json"
@@ -33,8 +34,13 @@ def evaluate(
         images: the synthetic set, in the card's shape.
         account: the ledger so far: what making the images cost, or nothing.
         made_here: whether that ledger came with the images; else nobody knows what they cost.
+
+    Raises:
+        UserError: when oracle figures are asked for and yardstick=none forbids them.
     """
     config = context.config
+    if config.oracle and config.yardstick is None:
+        raise UserError("oracle=true asks for figures on real images, which yardstick=none forbids: leave one of them")
     ledger = Ledger.open(context.artifacts / LEDGER, account)
     # Weights that cannot be loaded are found now, not after the classifiers are trained.
     embedding = choose_embedding(config, context.device, context.log) if config.yardstick == "all" else None
@@ -43,6 +49,8 @@ def evaluate(
         figures, more = fidelity(context, sensitive, images, ledger, embedding)
         metrics |= figures
         report |= more
+        if config.oracle:
+            metrics |= check_memorisation(context, sensitive, images, ledger, embedding)
     else:
         context.log.say("evaluate: yardstick=none, so no figure on real images is computed without noise")
     metrics |= spent_metrics(ledger.account, made_here)

@@ -5,17 +5,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpib.privacy import accounting, calibrate
+from dpib.privacy.errors import BudgetError
 from dpib.privacy.events import Charge
+from dpib.privacy.stopping import Stopping
 
 WHERE = {"scope": "train", "n": 55_000}
 
 
-def solve(plan, epsilon, delta=1e-5, relation="zero_out", already=()):
-    return calibrate.solve(plan, relation=relation, epsilon=epsilon, delta=delta, already=already, **WHERE)
+def solve(plan, epsilon, delta=1e-5, relation="zero_out", already=(), accountant="pld"):
+    return calibrate.solve(
+        plan, relation=relation, epsilon=epsilon, delta=delta, already=already, accountant=accountant, **WHERE
+    )
 
 
-def cost(plan, delta=1e-5, relation="zero_out", already=()):
-    return accounting.spent([*already, *(c.event("train", 55_000, relation) for c in plan)], delta)
+def cost(plan, delta=1e-5, relation="zero_out", already=(), accountant="pld"):
+    return accounting.spent([*already, *(c.event("train", 55_000, relation) for c in plan)], delta, accountant)
 
 
 @settings(max_examples=30, deadline=None)
@@ -54,3 +58,52 @@ def test_a_fixed_plan_stays_as_it_is():
 def test_no_budget_left_is_said():
     with pytest.raises(ValueError, match="nothing of the budget"):
         solve([Charge("big", "gaussian", "", sigma=0.1), Charge("a", "gaussian", "")], 1.0)
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
+@pytest.mark.parametrize("epsilon", [1.0, 10.0])
+def test_other_accountants_are_calibrated_for_as_well(accountant, epsilon):
+    plan = solve([Charge("steps", "gaussian", "", rate=0.05, count=200)], epsilon, accountant=accountant)
+    assert epsilon * (1 - 1e-3) <= cost(plan, accountant=accountant) <= epsilon
+    assert cost(plan) < epsilon
+
+
+def test_a_plan_that_the_accountant_cannot_carry_is_refused_by_name():
+    score = Charge("score", "laplace", "", scale=50.0)
+    with pytest.raises(BudgetError, match="prv accountant cannot carry 'train/score'"):
+        solve([score, Charge("a", "gaussian", "")], 1.0, accountant="prv")
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        [Charge("shards", "gaussian_wor", "", rate=1e-3, count=500)],
+        [Charge("steps", "gaussian", "", rate=0.05, count=200, cap=3000)],
+        [
+            Charge("search", "random_stopping", "", stopping=Stopping.negative_binomial(5, 0.0),
+                   base=(Charge("trial", "gaussian", "", rate=0.05, count=100), Charge("s", "laplace", "", scale=30.0)))
+        ],
+    ],
+    ids=lambda plan: plan[0].name,
+)  # fmt: skip
+@pytest.mark.parametrize("epsilon", [1.0, 8.0])
+def test_every_kind_of_free_charge_uses_the_budget_to_within_a_thousandth(plan, epsilon):
+    assert epsilon * (1 - 1e-3) <= cost(solve(plan, epsilon)) <= epsilon
+
+
+def test_the_tight_accountant_is_asked_a_handful_of_times_and_once_per_question(monkeypatch):
+    asked = []
+    monkeypatch.setattr(calibrate, "spent", lambda e, d, a: asked.append(a) or accounting.spent(e, d, a))
+    plan = [Charge("steps", "gaussian", "", rate=0.041, count=300)]
+    first = solve(plan, 3.0)
+    assert asked.count("pld") <= 5
+    asked.clear()
+    assert solve(plan, 3.0) == first
+    assert asked == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rate", "count", "sigma"), [(1e-3, 200_002, 0.581), (1e-3, 20_000, 0.452)])
+def test_millions_of_small_steps_at_little_noise(rate, count, sigma):
+    (charge,) = solve([Charge("steps", "gaussian", "", rate=rate, count=count)], 10.0)
+    assert charge.sigma == pytest.approx(sigma, rel=2e-3)

@@ -317,6 +317,16 @@ def test_oracle_diagnostics_appear_only_when_asked_for(go):
     _, run = go(oracle="true")
     judged = children(run)["evaluate"]
     assert "oracle/resnet/test_accuracy" in judged.data.metrics
+    assert 0 <= judged.data.metrics["oracle/memorisation/closer_to_train"] <= 1
+    statement = Store().fetch(run.info.run_id, "privacy/statement.md").read_text()
+    for split in ("train", "test"):
+        assert f"oracle/memorisation ({split} images): un-noised distances" in statement
+    assert "passing proves nothing" in statement
+
+
+def test_oracle_diagnostics_are_figures_on_real_images(go):
+    with pytest.raises(UserError, match="yardstick=none forbids"):
+        go(oracle="true", yardstick="none")
 
 
 def test_selection_needs_held_out_images(go):

@@ -133,8 +133,9 @@ def selection_charge(account: Account, name: str) -> Charge:
         raise _nothing_left(account)
     spent = account.spent_by_scope().get("val", 0.0)
     # Any (e1, d) and (e2, 0) compose to (e1 + e2, d), so the rest of the budget may go to a pure mechanism,
-    # but for what the accountant's rounding adds when it composes them.
-    return noisy_max(name, (account.epsilon - spent) * (1 - calibrate.TOLERANCE))
+    # but for what the accountant's rounding adds when it composes it with earlier ones.
+    room = calibrate.TOLERANCE if spent else 1e-9
+    return noisy_max(name, (account.epsilon - spent) * (1 - room))
 
 
 def noisy_max(name: str, epsilon: float) -> Charge:

@@ -151,7 +151,8 @@ def _selected(stopping: Stopping, trial: np.ndarray) -> np.ndarray:
     a, mean = ORDERS, stopping.mean
     if stopping.eta is None or stopping.gamma is None:
         delta = [compute_delta(a, trial, math.log1p(1 / (order - 1)))[0] for order in a]
-        found = trial + mean * np.asarray(delta) + math.log(mean) / (a - 1)
+        # For a mean below 1 the theorem gives something back; nothing is taken.
+        found = trial + mean * np.asarray(delta) + max(math.log(mean), 0.0) / (a - 1)
     else:
         once = np.min((1 - 1 / a) * trial - math.log(stopping.gamma) / a)
         found = trial + (1 + stopping.eta) * once + math.log(mean) / (a - 1)

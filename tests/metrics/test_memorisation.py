@@ -29,12 +29,12 @@ def test_honest_draws_give_the_figures_of_no_memory(seed):
     assert found["tpr_at_1_fpr"] < 0.05
 
 
-@pytest.mark.parametrize(("share", "closer", "auc", "tpr"), [(0.05, 0.52, 0.55, 0.1), (0.2, 0.58, 0.7, 0.4)])
-def test_planted_copies_move_every_figure(share, closer, auc, tpr):
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_planted_copies_move_every_figure(share):
     honest, found = planted(0.0), planted(share)
-    assert found["closer_to_train"] > closer
-    assert found["auc"] > auc
-    assert found["tpr_at_1_fpr"] > tpr
+    assert found["closer_to_train"] > honest["closer_to_train"] + share / 4
+    assert found["auc"] > honest["auc"] + share / 4
+    assert found["tpr_at_1_fpr"] > honest["tpr_at_1_fpr"] + share / 2
     assert found["distance_ratio"] < honest["distance_ratio"] - share / 2
 
 

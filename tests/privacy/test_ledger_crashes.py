@@ -93,7 +93,7 @@ def test_two_processes_do_not_overwrite_each_other(tmp_path):
     first = Ledger.open(tmp_path / "ledger.json", account())
     second = Ledger.open(tmp_path / "ledger.json", account())
     first.reserve([CHARGES[0]], "train")
-    with pytest.raises(BudgetError, match="changed by another process"):
+    with pytest.raises(BudgetError, match="changed by someone else"):
         second.reserve([CHARGES[1]], "train")
     assert [e.id for e in Account.parse((tmp_path / "ledger.json").read_text()).events] == ["train/r0"]
 

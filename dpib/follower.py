@@ -43,7 +43,9 @@ def announce(world: World, run_id: str, snapshot: Path | None) -> None:
 
 
 def follow(work: Callable[[Context], object], config: Config, card: Card, world: World) -> str:
-    """Take part in the stage that rank 0 announces; return the id of its run once that is finished.
+    """Take part in the stage that rank 0 announces, and return the id of its run.
+
+    That run is finished when rank 0 announces the next stage, not before: its artifacts are not there yet.
 
     Args:
         work: the stage's function.
@@ -58,5 +60,4 @@ def follow(work: Callable[[Context], object], config: Config, card: Card, world:
             artifacts.mkdir()
             private.mkdir()
             work(Context(config, card, world.device, artifacts, private, SilentLog(Path(told["snapshot"])), world))
-        world.barrier()
     return str(told["run"])

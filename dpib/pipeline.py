@@ -72,13 +72,11 @@ def run_train(
     config: Config, card: Card, store: Store, start: Start | None = None, parent: str | None = None
 ) -> Result:
     """Train within the budget, from `start` if there is one."""
-    sensitive = Sensitive(config, card)
-    start = start or Start()
-    pretrained = start.path(store)
+    sensitive, begin = Sensitive(config, card), start or Start()
     stage = Stage(
         "train",
-        lambda context, _: train(context, sensitive, pretrained),
-        start.inputs(),
+        lambda context, _: train(context, sensitive, begin.path(store)),
+        begin.inputs(),
         {"sensitive-train": card},
         sensitive.digest,
         parallel=True,
@@ -88,13 +86,15 @@ def run_train(
 
 def run_generate(config: Config, card: Card, store: Store, source_run: str, parent: str | None = None) -> Result:
     """Draw the synthetic set of a training run, or of a pretraining run, which has spent nothing."""
-    if store.tags(source_run).get("dpib.stage") == "pretrain":
-        account = fresh_account(config, card)
-    else:
-        account = Account.parse(store.fetch(source_run, str(LEDGER)).read_text())
-    trained = store.fetch(source_run, str(FINAL))
-    stage = Stage("generate", lambda context, _: generate(context, account, trained), (source_run,), parallel=True)
-    return execute(stage, config, card, store, parent)
+
+    def work(context: Context, run: Run | None) -> dict[str, float]:
+        if store.tags(source_run).get("dpib.stage") == "pretrain":
+            account = fresh_account(config, card)
+        else:
+            account = Account.parse(store.fetch(source_run, str(LEDGER)).read_text())
+        return generate(context, account, store.fetch(source_run, str(FINAL)))
+
+    return execute(Stage("generate", work, (source_run,), parallel=True), config, card, store, parent)
 
 
 def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: str, parent: str | None = None) -> Result:

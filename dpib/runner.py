@@ -42,8 +42,9 @@ class Stage:
 
     `work` writes artifacts and returns final metrics. `inputs` are what it consumes (run ids, file
     digests). `private_snapshot` keeps its snapshots off the store. `parallel` work is done by all processes
-    together; where they are not rank 0 it gets no run. `any_dataset` looks for finished runs everywhere. `label`
-    names the run where the stage's own name does not tell it from others.
+    together, and gets no run where that is not rank 0; it must fetch its inputs itself, because only when it is
+    announced are the stages before it finished. `any_dataset` looks for finished runs everywhere. `label` names
+    the run where the stage's own name does not tell it from others.
     """
 
     name: str
@@ -134,8 +135,6 @@ def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | 
                 Seen(home()).record(run.id, digest)
             run.artifacts(workspace.artifacts)
             run.final(metrics)
-            if stage.parallel:
-                world.barrier()
         workspace.remove()
     return Result(run.id, metrics)
 

@@ -20,7 +20,7 @@ def event(kind="gaussian", *, name="a", relation="zero_out", partition="", **pri
     return Charge(name, kind, "", partition=partition, **price).event("train", 1000, relation)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.floats(2, 30), st.sampled_from([1.0, 0.3, 0.05, 0.005]), st.integers(1, 20), st.sampled_from([1e-4, 1e-6]))
 def test_pld_lies_below_rdp_and_inside_the_prv_interval(sigma, rate, count, delta):
     events = [event(sigma=sigma, rate=rate, count=count), event(sigma=5.0, rate=0.2, count=3, name="b")]
@@ -30,7 +30,7 @@ def test_pld_lies_below_rdp_and_inside_the_prv_interval(sigma, rate, count, delt
     assert tight <= accounting.composed(events, delta, "rdp") * (1 + 1e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(
         st.one_of(

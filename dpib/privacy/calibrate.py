@@ -80,27 +80,25 @@ def _smallest(cost: Callable[[float], float], epsilon: float, start: float, slop
     guess of d log cost / d log sigma at `start`.
     """
     half = TOLERANCE / 2
-    low: tuple[float, float] | None = None
-    high: tuple[float, float] | None = None
-    x = math.log(start)
+    ends: dict[bool, tuple[float, float]] = {}  # too costly: its newest point; cheap enough: likewise
+    x, before = math.log(start), None
     for _ in range(100):
         # A cost of exactly zero (boundless noise) has no logarithm; any large negative number will do.
         y = math.log(max(cost(math.exp(x)), 1e-300) / epsilon) + half
         if abs(y) <= half:
             return math.exp(x)
-        last = low or high
-        if y > 0:
-            high = (high[0], high[1] / 2) if high and low else high
-            low = (x, y)
+        costly = y > 0
+        if costly == before and (not costly) in ends:
+            # Twice on one side: the other end counts half, or it would never move.
+            ends[not costly] = (ends[not costly][0], ends[not costly][1] / 2)
+        if costly in ends and x != ends[costly][0]:
+            slope = min((y - ends[costly][1]) / (x - ends[costly][0]), -0.1)
+        ends[costly], before = (x, y), costly
+        if len(ends) == 2:
+            (x0, y0), (x1, y1) = ends.values()
+            x = x0 + (x1 - x0) * y0 / (y0 - y1)
         else:
-            low = (low[0], low[1] / 2) if low and high else low
-            high = (x, y)
-        if low and high:
-            x = low[0] + (high[0] - low[0]) * low[1] / (low[1] - high[1])
-        else:
-            if last and last[0] != x:
-                slope = min((y - last[1]) / (x - last[0]), -0.1)
             x -= max(-1.0, min(1.0, y / slope))
-    if high is None:
+    if False not in ends:
         raise ValueError(f"no noise brings epsilon down to {epsilon:g}")
-    return math.exp(high[0])
+    return math.exp(ends[False][0])

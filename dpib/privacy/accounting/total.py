@@ -22,7 +22,8 @@ class Total:
     """Epsilon, by which accountant it was found, and for which neighbouring relation it holds.
 
     `accountant` is `exact` where a closed form served (Gaussians that see every record) or plain addition
-    was as good, and `rdp` where an event is among them that only Renyi accounting carries.
+    was as good, and `rdp` where an event is among them that only Renyi accounting carries, or where that is the
+    smaller bound.
     """
 
     epsilon: float
@@ -79,13 +80,17 @@ def _composed(events: tuple[Event, ...], delta: float, accountant: Accountant) -
 
 
 def _tight(events: tuple[Event, ...], delta: float, relation: Relation) -> Total:
+    """Return the smallest of the upper bounds that apply, labelled by where it came from."""
     gaussians = [event for event in events if event.kind == "gaussian"]
     others = [event for event in events if event.kind != "gaussian"]
-    if any(event.rate < 1 for event in gaussians):
-        return Total(pld.epsilon(events, delta), "pld", relation)
-    simple = (pld.exact_gaussian(gaussians, delta) if gaussians else 0.0) + (pure_sum(others) or 0.0)
-    if not others or (not gaussians and sum(event.count for event in others) == 1):
-        return Total(simple, "exact", relation)
-    # Both are upper bounds; the discretised one can lie above plain addition by its rounding.
-    found = pld.epsilon(events, delta)
-    return Total(found, "pld", relation) if found < simple else Total(simple, "exact", relation)
+    bounds = []
+    if all(event.rate == 1 for event in gaussians):
+        simple = (pld.exact_gaussian(gaussians, delta) if gaussians else 0.0) + (pure_sum(others) or 0.0)
+        bounds.append(Total(simple, "exact", relation))
+        if not others or (not gaussians and sum(event.count for event in others) == 1):
+            return bounds[0]
+    bounds.append(Total(pld.epsilon(events, delta), "pld", relation))
+    if any(event.epsilon is not None for event in others):
+        # The grid rounds the loss of every pure run up; many small ones can come out above Renyi accounting.
+        bounds.append(Total(rdp.epsilon(events, delta), "rdp", relation))
+    return min(bounds, key=lambda total: total.epsilon)

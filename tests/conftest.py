@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.postgres import postgres  # noqa: F401 - a fixture for all
 
@@ -29,6 +30,10 @@ TINY = {
 """Overrides that make every stage take seconds on the bundled digits."""
 
 torch.set_num_threads(1)
+
+# The same examples on every run; `pytest --hypothesis-profile=default` explores new ones.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,7 @@ def _tight(events: tuple[Event, ...], delta: float, relation: Relation) -> Total
         if not others or (not gaussians and sum(event.count for event in others) == 1):
             return bounds[0]
     bounds.append(Total(pld.epsilon(events, delta), "pld", relation))
-    if any(event.epsilon is not None for event in others):
+    if others:
         # The grid rounds the loss of every pure run up; many small ones can come out above Renyi accounting.
         bounds.append(Total(rdp.epsilon(events, delta), "rdp", relation))
     return min(bounds, key=lambda total: total.epsilon)

@@ -1,6 +1,8 @@
 """Checkpoints as safetensors: nested state with tensors and plain values, no pickle anywhere."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ State = dict[str, Any]
 """Nested dictionaries and lists of tensors, numbers, texts, booleans and None."""
 
 
-def save(path: Path, state: State) -> None:
-    """Write `state` to `path`, atomically."""
+def save(path: Path, state: State, ledger: str | None = None) -> None:
+    """Write `state` to `path`, atomically; `ledger`, what it cost, travels with it (see `ledger_text`)."""
     tensors: dict[str, Tensor] = {}
-    outline = _outline(state, tensors)
+    metadata = {"outline": json.dumps(_outline(state, tensors))}
+    if ledger is not None:
+        metadata["ledger"] = ledger
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"outline": json.dumps(outline)})
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def load(path: Path) -> State:
@@ -29,17 +33,32 @@ def load(path: Path) -> State:
     Raises:
         UserError: when the file is missing or is no checkpoint of this kind.
     """
+    with _opened(path) as (file, metadata):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        state = _restore(json.loads(metadata["outline"]), tensors)
+        assert isinstance(state, dict)
+        return state
+
+
+def ledger_text(path: Path) -> str | None:
+    """Return the ledger that was saved with a checkpoint, or None for one that saw no sensitive image.
+
+    Raises:
+        UserError: as `load` does.
+    """
+    with _opened(path) as (_, metadata):
+        return metadata.get("ledger")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        state = _restore(json.loads(metadata["outline"]), tensors)
+            yield file, file.metadata() or {}
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a checkpoint of dpib, or is corrupt ({error})") from None
-    assert isinstance(state, dict)
-    return state
 
 
 def _outline(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -28,7 +28,7 @@ def stage_slice(stage: str, config: Config) -> dict[str, Any]:
         "train": (*_TASK, *_PRIVACY, "public", *recipe),
         "audit": (*_TASK, *_PRIVACY, *recipe),
         "generate": ("seed", "generate", *_DRAWING),
-        "evaluate": ("dataset", "seed", "unsafe_noise_seed", *_PRIVACY, "eval", "yardstick", "oracle"),
+        "evaluate": ("dataset", "public", "seed", "unsafe_noise_seed", *_PRIVACY, "eval", "yardstick", "oracle"),
         "baseline": ("dataset", "seed", "data", "eval", "oracle"),
         **dict.fromkeys(("main", "sweep", "trial"), tuple(key for key in tree if key not in _INDIFFERENT)),
     }[stage]

@@ -1,46 +1,46 @@
-"""One ledger follows the images: what several stages released about one data set, united."""
-
-from collections.abc import Sequence
+"""One ledger follows the images: what was released before about the same records stays on the account."""
 
 from dpib.privacy.errors import BudgetError
 from dpib.privacy.events import Event
-from dpib.privacy.ledger import SLACK, Account, Yardstick
+from dpib.privacy.ledger import SLACK, Account
 
-_SAME = ("dataset", "unit", "relation", "delta", "scopes")
+_SAME = ("unit", "relation", "delta", "scopes")
 
 
-def merge(ancestors: Sequence[Account], account: Account) -> Account:
-    """Return `account` with the events of all `ancestors` before its own; an event of several counts once.
+def inherit(upstream: Account, account: Account) -> Account:
+    """Return `account`, not yet begun, with everything that `upstream` holds before what it will charge itself.
 
-    The budget and the accountant are those of `account`. The same id with the same content is the same
-    release, seen through two descendants; an event that exists twice under different ids counts twice.
+    The budget and the accountant are those of `account`. Inherited releases take names of their own: a
+    training that goes on from another one repeats its charges, and they are paid twice. A ledger about other
+    images is theirs and changes nothing.
 
     Raises:
-        BudgetError: when an ancestor speaks of another data set, relation, delta or split, when two of
-            them hold different events under one id, or when the union exceeds the budget.
+        BudgetError: when `upstream` speaks of the same data set under another relation, delta or split, or
+            already exceeds the budget.
     """
-    events: dict[str, Event] = {}
-    yardstick: dict[Yardstick, None] = {}
-    for other in (*ancestors, account):
-        for key in _SAME:
-            if getattr(other, key) != getattr(account, key):
-                raise BudgetError(
-                    f"an upstream ledger has {key} = {getattr(other, key)}, this run has {getattr(account, key)}: "
-                    "start again from the stage that began it"
-                )
-        for event in other.events:
-            if events.setdefault(event.id, event) != event:
-                raise BudgetError(f"two upstream ledgers hold different events with id {event.id!r}")
-        yardstick |= dict.fromkeys(other.yardstick)
+    if upstream.dataset != account.dataset:
+        return account
+    for key in _SAME:
+        if getattr(upstream, key) != getattr(account, key):
+            raise BudgetError(
+                f"what this run starts from has a ledger with {key} = {getattr(upstream, key)}, this run has "
+                f"{getattr(account, key)}: give the same, or start from public data"
+            )
     changes = {
-        "events": list(events.values()),
-        "yardstick": list(yardstick),
-        "tainted": any(other.tainted for other in (*ancestors, account)),
+        "events": [_renamed(event) for event in upstream.events],
+        "yardstick": upstream.yardstick,
+        "tainted": upstream.tainted,
     }
-    merged = account.model_copy(update=changes)
-    total = merged.spent()
-    if total > merged.epsilon * SLACK:
+    continued = account.model_copy(update=changes)
+    total = continued.spent()
+    if total > continued.epsilon * SLACK:
         raise BudgetError(
-            f"upstream stages already spent epsilon = {total:.4g}, over the budget of {merged.epsilon:g}: raise epsilon"
+            f"what this run starts from already spent epsilon = {total:.4g} on {account.dataset}, over the budget "
+            f"of {continued.epsilon:g}: raise epsilon"
         )
-    return merged
+    return continued
+
+
+def _renamed(event: Event) -> Event:
+    scope, _, name = event.id.partition("/")
+    return event.model_copy(update={"id": f"{scope}/before/{name}"})

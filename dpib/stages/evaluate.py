@@ -9,10 +9,12 @@ from torch import Tensor
 from dpib.atomic import write_text
 from dpib.errors import UserError
 from dpib.images import Images
+from dpib.metrics.duplicates import count_duplicates
 from dpib.privacy import statement
 from dpib.privacy.ledger import Account, Ledger
 from dpib.privacy.vault import Predictor
 from dpib.privacy.yardstick import Yardstick
+from dpib.public import read_public
 from dpib.sensitive import Sensitive
 from dpib.stages import judge
 from dpib.stages.context import Context
@@ -51,6 +53,7 @@ def evaluate(
         report |= more
         if config.oracle:
             metrics |= check_memorisation(context, sensitive, images, ledger, embedding)
+            metrics |= _check_public(context, sensitive, ledger)
     else:
         context.log.say("evaluate: yardstick=none, so no figure on real images is computed without noise")
     metrics |= spent_metrics(ledger.account, made_here)
@@ -58,6 +61,20 @@ def evaluate(
     write_text(context.artifacts / REPORT, json.dumps({"metrics": metrics, **report}, indent=2))
     write_text(context.artifacts / STATEMENT, statement.render(ledger.account))
     return metrics
+
+
+def _check_public(context: Context, sensitive: Sensitive, ledger: Ledger) -> dict[str, float]:
+    """Return how many training images stand in the public set as well; nothing where there is none."""
+    config = context.config
+    if config.public is None:
+        return {}
+    public = read_public(config.public, context.card.shape, config.data_root)
+    what = "the number of training images that are in the public set, pixel by pixel"
+    yardstick = sensitive.yardstick("train", ledger)
+    found = yardstick.measure("oracle/public_duplicates", what, lambda real: count_duplicates(real, public))
+    if found:
+        context.log.say(f"evaluate: warning: {found} training images are in {config.public}, which is taken as public")
+    return {"oracle/public_duplicates": float(found)}
 
 
 def _utility(

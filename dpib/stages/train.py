@@ -8,6 +8,7 @@ from dpib.errors import UserError
 from dpib.privacy import calibrate, statement
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.lineage import inherit
 from dpib.sensitive import Sensitive
 from dpib.stages.context import Context
 from dpib.stages.pretrain import FINAL, build
@@ -23,20 +24,23 @@ def train(context: Context, sensitive: Sensitive, pretrained: Path | None) -> di
     Args:
         context: the stage.
         sensitive: the vaults of its data set.
-        pretrained: checkpoint of a pretraining stage, or None.
+        pretrained: checkpoint to start from, of a pretraining or a training, or None.
 
     Raises:
-        UserError: when the budget cannot pay for the method's plan.
+        UserError: when the budget cannot pay for the method's plan, or for what the start cost before.
     """
-    synthesizer = build(context)
+    synthesizer, account = build(context), sensitive.account()
     if pretrained is not None:
         synthesizer.load_state_dict(checkpoint.load(pretrained))
-    ledger = Ledger.open(context.artifacts / LEDGER, sensitive.account())
+        # A start that was itself trained on these images brings what that cost.
+        before = checkpoint.ledger_text(pretrained)
+        account = inherit(Account.parse(before), account) if before is not None else account
+    ledger = Ledger.open(context.artifacts / LEDGER, account)
     plan = calibrated(synthesizer, ledger.account)
     for charge in plan:
         context.log.say(f"train: {charge.name}: sigma {charge.sigma:.4g}, rate {charge.rate:g}, {charge.count} time(s)")
     synthesizer.train(sensitive.vault("train", ledger, plan, context.private, context.world), context.log)
-    checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict())
+    checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict(), ledger.json())
     write_text(context.artifacts / STATEMENT, statement.render(ledger.account))
     return {**spent_metrics(ledger.account), **{f"privacy/sigma_{c.name}": c.sigma or 0.0 for c in plan}}
 

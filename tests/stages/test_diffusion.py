@@ -84,6 +84,21 @@ def test_training_starts_from_a_run_or_from_its_file(store, tiny):
         run_train(config, card, store, Start(file=file.with_name("none.safetensors")))
 
 
+def test_a_start_that_saw_the_same_images_is_paid_again(store, tiny):
+    config, card = compose(small(tiny))
+    first = run_train(config, card, store)
+    file = store.fetch(first.run_id, "checkpoints/final.safetensors")
+    with pytest.raises(UserError, match=r"already spent epsilon = .* raise epsilon"):
+        run_train(compose(small(tiny, epsilon="0.5"))[0], card, store, Start(file=file))
+    config, _ = compose(small(tiny, epsilon="2"))
+    second = run_train(config, card, store, Start(file=file))
+    ledger = Account.parse(store.fetch(second.run_id, "privacy/ledger.json").read_text())
+    assert [event.id for event in ledger.events] == ["train/before/dp-sgd", "train/dp-sgd"]
+    assert 1.99 < ledger.spent() == second.metrics["privacy/epsilon"] <= 2
+    statement = store.fetch(second.run_id, "privacy/statement.md").read_text()
+    assert "train/before/dp-sgd" in statement
+
+
 def test_a_public_only_synthesizer_costs_nothing_and_is_judged(store, tiny):
     config, card = compose(small(tiny))
     pretrained = run_pretrain(config, card, store)

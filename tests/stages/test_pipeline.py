@@ -324,6 +324,12 @@ def test_oracle_diagnostics_appear_only_when_asked_for(go):
     assert "passing proves nothing" in statement
 
 
+def test_training_images_that_are_public_too_are_counted_for_the_oracle(go):
+    _, run = go(oracle="true", public="digits_28", eval__classifiers__wrn="none")
+    judged = children(run)["evaluate"]
+    assert judged.data.metrics["oracle/public_duplicates"] == 1348  # every one of them
+
+
 def test_oracle_diagnostics_are_figures_on_real_images(go):
     with pytest.raises(UserError, match="yardstick=none forbids"):
         go(oracle="true", yardstick="none")

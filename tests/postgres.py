@@ -26,7 +26,7 @@ def missing():
     if not BINARIES:
         return "PostgreSQL is not installed (Debian: apt-get install postgresql)"
     if importlib.util.find_spec("psycopg") is None:
-        return "psycopg is not installed (pip install 'dpib[server]')"
+        return "psycopg is not installed"
     if os.geteuid() == 0 and RUNUSER is None:
         return "PostgreSQL does not run as root, and runuser is not installed"
     return None

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from dpib.config import layered
+from dpib.data.catalog import data_root, find_card
 from dpib.errors import UserError
 
 
@@ -12,7 +13,8 @@ def fraction_of_published(method: str, dataset: str, params: Mapping[str, str]) 
     """Return training images seen (pretraining included) over those of the method's `paper` profile.
 
     The size of the network is not in it: a small network that sees as many images has done less work. None
-    where the recipe is not one of the package's, or counts its training in other keys.
+    where the recipe is not one of the package's, counts its training in other keys, or was pretrained on images
+    of unknown number.
     """
     seen = images_seen({key.removeprefix("cfg."): value for key, value in params.items() if key.startswith("cfg.")})
     whole = _published(method, dataset, params.get("cfg.public", "none"))
@@ -20,19 +22,44 @@ def fraction_of_published(method: str, dataset: str, params: Mapping[str, str]) 
 
 
 def images_seen(flat: Mapping[str, Any]) -> float | None:
-    """Return steps times batch over pretraining and training, each record as often as it is drawn with noise."""
-    trained = _product(flat, "train")
-    if trained is None:
-        return None
-    pretrained = _product(flat, "pretrain") if str(flat.get("public", "none")) not in ("none", "None") else 0.0
-    return trained + (pretrained or 0.0)
+    """Return how many images passed through the network in pretraining and training, each as often as it is noised.
+
+    Args:
+        flat: a configuration as dotted keys, of the tracking store (texts) or of this package (values).
+    """
+    n, held_out = _size(flat.get("dataset")), flat.get("data.holdout")
+    if n and held_out is not None and _given(held_out):
+        n -= int(held_out)
+    trained = _passes(flat, "train", n)
+    public = flat.get("public")
+    pretrained = _passes(flat, "pretrain", _size(public)) if _given(public) else 0.0
+    return None if trained is None or pretrained is None else trained + pretrained
 
 
-def _product(flat: Mapping[str, Any], section: str) -> float | None:
-    steps, batch = flat.get(f"{section}.steps"), flat.get(f"{section}.batch")
-    if steps is None or batch is None or "none" in (str(steps).lower(), str(batch).lower()):
+def _passes(flat: Mapping[str, Any], section: str, n: int | None) -> float | None:
+    """Return steps times batch, or epochs times the n images, times the noise draws of each."""
+    steps, epochs, batch, draws = (flat.get(f"{section}.{key}") for key in ("steps", "epochs", "batch", "multiplicity"))
+    if not _given(batch):
         return None
-    return float(steps) * float(batch) * float(flat.get(f"{section}.noise_multiplicity") or 1)
+    if _given(steps):
+        images = float(steps) * float(batch)  # type: ignore[arg-type]
+    elif _given(epochs) and n:
+        images = float(epochs) * n  # type: ignore[arg-type]
+    else:
+        return None
+    return images * (float(draws) if _given(draws) else 1.0)  # type: ignore[arg-type]
+
+
+def _given(value: object) -> bool:
+    return str(value).lower() != "none"
+
+
+def _size(dataset: object) -> int | None:
+    """Return the official number of training images, or None for a folder of images."""
+    try:
+        return find_card(str(dataset), data_root(None)).sizes.train
+    except UserError:
+        return None
 
 
 @cache

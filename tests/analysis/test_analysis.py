@@ -64,9 +64,14 @@ def test_published_figures_are_found_by_our_names(method, epsilon, metric, value
 
 def test_the_fraction_of_published_training_counts_images():
     assert load.frame([run()])["published_compute"][0] == pytest.approx(275 / 2750)
-    assert compute.images_seen({"train.steps": 10, "train.batch": 4, "pretrain.steps": 5, "pretrain.batch": 2}) == 40
-    with_public = {"public": "x", "train.steps": 10, "train.batch": 4, "pretrain.steps": 5, "pretrain.batch": 2}
-    assert compute.images_seen(with_public) == 50
+    steps = {"train.steps": 10, "train.batch": 4, "pretrain.steps": 5, "pretrain.batch": 2}
+    assert compute.images_seen(steps) == 40
+    assert compute.images_seen({**steps, "public": "omniglot_28"}) == 50
+    epochs = {"dataset": "mnist_28", "data.holdout": "5000", "train.epochs": "2", "train.batch": "4096"}
+    assert compute.images_seen({**epochs, "train.steps": "none", "train.multiplicity": "32"}) == 2 * 55000 * 32
+    public = {"public": "omniglot_28", "pretrain.epochs": 3, "pretrain.batch": 64, "pretrain.steps": None}
+    assert compute.images_seen({**epochs, **public}) == 2 * 55000 + 3 * 4840
+    assert compute.images_seen({**epochs, **public, "public": "some/folder"}) is None
     assert compute.fraction_of_published("unknown", "mnist_28", {}) is None
 
 

@@ -19,7 +19,7 @@ ONE = {"eval.classifiers.wrn": "none", "eval.schedule.epochs": "1", "generate.im
 def test_the_shipped_suite_is_two_methods_at_two_epsilons():
     found = resolve(read_suite("smoke", {}))
     assert {(c.config.method, c.config.epsilon) for c in found} == {
-        ("dp-merf", 1), ("dp-merf", 10), ("dp-merf-105", 1), ("dp-merf-105", 10),
+        ("dp-merf", 1), ("dp-merf", 10), ("dpdm", 1), ("dpdm", 10),
     }  # fmt: skip
     assert {c.config.profile for c in found} == {"smoke"}
 

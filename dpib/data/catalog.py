@@ -29,7 +29,7 @@ BUNDLED = ("digits", "glyphs")
 class Source(Section):
     """How the official archives are read. Kinds: see `dpib.data.sources`."""
 
-    kind: Literal["idx", "cifar", "folders", "digits", "glyphs"]
+    kind: Literal["idx", "emnist", "cifar", "folders", "digits", "glyphs"]
     archives: list[Archive] = []
     invert: bool = Field(default=False, description="turn black ink on white into white on black")
 

@@ -4,11 +4,14 @@ Nothing is unpickled and nothing is extracted to disk: archives are read in plac
 """
 
 import gzip
+import io
 import pickletools
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -36,6 +39,7 @@ def read_source(card: Card, source: Path) -> Splits:
         return read_npz(card, source)
     readers: dict[str, Callable[[Card, Path], Splits]] = {
         "idx": read_idx,
+        "emnist": read_emnist,
         "cifar": read_cifar,
         "folders": read_folders,
         "digits": lambda card, _: read_digits(card),
@@ -66,15 +70,56 @@ def read_idx(card: Card, source: Path) -> Splits:
     return splits
 
 
+def read_emnist(card: Card, source: Path) -> Splits:
+    """Read the letters of EMNIST: four gzipped IDX files, in a folder or in NIST's `gzip.zip`.
+
+    The files hold every image on its side, and count the letters from 1.
+    """
+    splits = {}
+    for split in ("train", "test"):
+        x, y = (
+            _idx_member(source, f"emnist-letters-{split}-{what}.gz")
+            for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        )
+        upright = np.ascontiguousarray(x.swapaxes(1, 2))
+        splits[split] = Images(torch.from_numpy(upright)[:, None], torch.from_numpy(y.astype(np.int64) - 1))
+    return splits
+
+
+def _idx_member(source: Path, name: str) -> np.ndarray:
+    """Return an IDX file of a folder, or of the zip archive that `source` is or holds."""
+    if source.is_dir() and (source / name).is_file():
+        raw, place = (source / name).read_bytes(), source / name
+    else:
+        place = source if source.is_file() else source / "gzip.zip"
+        if not place.is_file():
+            raise UserError(f"{source} has neither {name} nor gzip.zip")
+        try:
+            with zipfile.ZipFile(place) as archive, archive.open(f"gzip/{name}") as handle:
+                raw = handle.read(_CAP)
+        except (zipfile.BadZipFile, zlib.error, KeyError, OSError, EOFError) as error:
+            raise UserError(f"{place} is no readable archive with {name} ({error}): fetch it again") from None
+    return _idx_array(_unzipped(io.BytesIO(raw), place), 3 if "idx3" in name else 1, place)
+
+
 def _idx(folder: Path, stem: str, dimensions: int) -> np.ndarray:
     path = next((p for p in (folder / f"{stem}.gz", folder / stem) if p.is_file()), None)
     if path is None:
         raise UserError(f"{folder} has no {stem}.gz")
+    with path.open("rb") as handle:
+        raw = _unzipped(handle, path) if path.suffix == ".gz" else handle.read(_CAP)
+    return _idx_array(raw, dimensions, path)
+
+
+def _unzipped(handle: IO[bytes], path: Path) -> bytes:
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
-            raw = handle.read(_CAP)
-    except (OSError, EOFError) as error:
+        with gzip.open(handle) as content:
+            return content.read(_CAP)
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is corrupt ({error}): fetch it again") from None
+
+
+def _idx_array(raw: bytes, dimensions: int, path: Path) -> np.ndarray:
     head = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(raw[4:head], dtype=">i4").tolist())
     if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) - head != int(np.prod(shape, dtype=np.int64)):

@@ -55,6 +55,37 @@ def test_idx_files_are_read_as_they_are(mnist, mnist_card):
         assert np.array_equal(images.y.numpy(), content[split][1])
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_emnist_letters_are_turned_upright_and_counted_from_zero(tmp_path, zipped):
+    x = np.arange(26 * 784, dtype=np.uint32).astype(np.uint8).reshape(26, 28, 28)
+    files = {}
+    for split in ("train", "test"):
+        files[f"emnist-letters-{split}-images-idx3-ubyte.gz"] = gzip.compress(idx_bytes(x))
+        files[f"emnist-letters-{split}-labels-idx1-ubyte.gz"] = gzip.compress(
+            idx_bytes(np.arange(1, 27, dtype=np.uint8))
+        )
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "gzip.zip", "w") as archive:
+            for name, raw in files.items():
+                archive.writestr(f"gzip/{name}", raw)
+    else:
+        for name, raw in files.items():
+            (tmp_path / name).write_bytes(raw)
+    card = small(read_card(CARDS / "emnist_28.yaml"), 26, 26)
+    for images in read_source(card, tmp_path).values():
+        assert np.array_equal(images.x[:, 0].numpy(), x.transpose(0, 2, 1))
+        assert images.y.tolist() == list(range(26))
+    (tmp_path / next(iter(files))).write_bytes(b"no gzip")
+    (tmp_path / "gzip.zip").write_bytes(b"no zip")
+    with pytest.raises(UserError, match="fetch it again"):
+        read_source(card, tmp_path)
+
+
+def test_every_public_card_has_as_many_classes_as_published():
+    known = {"imagenet_32": 1000, "places365_32": 365, "emnist_28": 26, "tinyimagenet_32": 200, "omniglot_28": 242}
+    assert {name: len(read_card(CARDS / f"{name}.yaml").classes) for name in known} == known
+
+
 @pytest.mark.parametrize("cut", [10, 2000])
 def test_a_truncated_gzip_is_named(mnist, mnist_card, cut):
     path = mnist[0] / "train-images-idx3-ubyte.gz"

@@ -11,10 +11,10 @@ run: $(STAMP)  ## the main job on the bundled digits
 	mlflow run . --env-manager local
 
 test: $(STAMP)  ## everything that matters, in minutes
-	pytest -n auto --maxprocesses 8 -m "not slow"
+	pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"
 
 test-all: $(STAMP)  ## also the slow tests
-	pytest -n auto --maxprocesses 8
+	pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(STAMP)  ## style, types and import contracts
 	ruff check .

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torchvision.transforms.v2 import functional as transforms
 
 from dpib.data import store
 from dpib.data.catalog import Card, Sizes, Source, data_root, find_card
@@ -43,6 +42,8 @@ def read_public(name: str, shape: tuple[int, int, int], configured_root: str | N
 
 def adapt(images: Images, shape: tuple[int, int, int]) -> Images:
     """Resize (bilinear, antialiased) and turn gray or RGB, a thousand images at a time."""
+    from torchvision.transforms.v2 import functional as transforms  # seconds to import, and rarely needed
+
     c, h, w = shape
     if images.shape == shape:
         return images

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from dpib.data.catalog import Card
@@ -28,6 +27,8 @@ def read_glyphs(card: Card) -> dict[str, Images]:
 
 
 def _draw(card: Card, n: int, rng: np.random.Generator) -> Images:
+    from matplotlib import get_data_path  # a second to import, for one path
+
     side = card.shape[1]
     folder = Path(get_data_path()) / "fonts" / "ttf"
     fonts = [ImageFont.truetype(str(folder / f"{name}.ttf"), round(0.85 * side * _SCALE)) for name in _FONTS]

@@ -1,1 +1,1 @@
-"""What is timed, and how."""
+"""A package, so that no other of this name is found first."""

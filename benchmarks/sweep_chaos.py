@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import click
+import optuna
 
 from dpib.sweeps.book import Book
 from dpib.sweeps.study import Study
@@ -25,7 +26,9 @@ from tests.conftest import TINY
 from tests.postgres import missing, server
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = {**TINY, "eval.classifiers.wrn": "none", "sweep.space": "{eval.schedule.lr: {low: 0.001, high: 0.02}}"}
+# Trials of several seconds, so that a kill finds one at work.
+WORK = {"eval.classifiers.wrn": "none", "generate.images": "1000", "eval.schedule.epochs": "6"}
+SMALL = {**TINY, **WORK, "sweep.space": "{eval.schedule.lr: {low: 0.001, high: 0.02}}"}
 
 
 def launcher(environment: dict[str, str], trials: int) -> subprocess.Popen[str]:
@@ -45,6 +48,10 @@ def study_of(process: subprocess.Popen[str]) -> str:
     raise SystemExit("the launcher ended before it made a study")
 
 
+def at_work(study: Study) -> int:
+    return sum(trial.state == optuna.trial.TrialState.RUNNING for trial in study.optuna.get_trials(deepcopy=False))
+
+
 def round_of_chaos(environment: dict[str, str], url: str, trials: int, draw: random.Random) -> dict[str, float]:
     began = time.monotonic()
     process = launcher(environment, trials)
@@ -54,9 +61,11 @@ def round_of_chaos(environment: dict[str, str], url: str, trials: int, draw: ran
         subprocess.Popen([*command, str(i)], env=environment, cwd=ROOT, stderr=subprocess.DEVNULL) for i in (1, 2)
     ]
     study, kills = Study.join(url, name), 0
-    for victim in victims:
-        # From the moment on that work is being done, at any moment: also in the middle of a release.
-        time.sleep(draw.uniform(5, 40))
+    for left, victim in zip((3, 2), victims, strict=True):
+        # At any moment of a trial, also in the middle of a release; not before every worker has begun one.
+        while at_work(study) < left and process.poll() is None:
+            time.sleep(0.2)
+        time.sleep(draw.uniform(0, 8))
         if victim.poll() is None:
             victim.send_signal(signal.SIGKILL)
             kills += 1
@@ -78,7 +87,7 @@ def round_of_chaos(environment: dict[str, str], url: str, trials: int, draw: ran
 
 @click.command()
 @click.option("--rounds", default=3)
-@click.option("--trials", default=8)
+@click.option("--trials", default=14)
 @click.option("--seed", default=0)
 def main(rounds: int, trials: int, seed: int) -> None:
     if (reason := missing()) is not None:

@@ -24,12 +24,14 @@ ROOT = Path(__file__).resolve().parents[1]
 KEYS = {
     "eval.classifiers": "{resnet: {depth: 8, width: 8}, wrn: null, resnext: null}",
     "sweep.mode": "compose",
+    # Fixed: a free one would take the whole cap, and leave nothing to the second sweep of the same images.
+    "sweep.score.sigma": "20",
     "sweep.space": "{eval.schedule.lr: {low: 0.001, high: 0.02}}",
 }
 BARE = """
 import sys, time
-from dpib.config import layered
 from dpib.data.synthetic import read_gen
+from dpib.distributed import World
 from dpib.stages.context import Context
 from dpib.sweeps import trial
 from dpib.tracking import Store
@@ -39,7 +41,7 @@ import torch
 store, run = Store(), sys.argv[1]
 config, card = from_text(store.fetch(run, "config.yaml").read_text(), {}, "run")
 images, _ = read_gen(store.fetch(run, "gen/gen.npz"), card)
-context = Context(config, card, torch.device("cpu"), Path(), Path(), trial.Silent())
+context = Context(config, card, torch.device("cpu"), Path(), Path(), trial.Silent(), World())
 for _ in range(3):
     began = time.monotonic()
     trial.fit(context, images, lambda step, value: False)

@@ -27,31 +27,26 @@ def images_seen(flat: Mapping[str, Any]) -> float | None:
     Args:
         flat: a configuration as dotted keys, of the tracking store (texts) or of this package (values).
     """
-    n, held_out = _size(flat.get("dataset")), flat.get("data.holdout")
-    if n and held_out is not None and _given(held_out):
-        n -= int(held_out)
-    trained = _passes(flat, "train", n)
+    n, held_out = _size(flat.get("dataset")), _number(flat.get("data.holdout"))
+    trained = _passes(flat, "train", n - (held_out or 0) if n else None)
     public = flat.get("public")
-    pretrained = _passes(flat, "pretrain", _size(public)) if _given(public) else 0.0
+    pretrained = 0.0 if str(public).lower() == "none" else _passes(flat, "pretrain", _size(public))
     return None if trained is None or pretrained is None else trained + pretrained
 
 
-def _passes(flat: Mapping[str, Any], section: str, n: int | None) -> float | None:
+def _passes(flat: Mapping[str, Any], section: str, n: float | None) -> float | None:
     """Return steps times batch, or epochs times the n images, times the noise draws of each."""
-    steps, epochs, batch, draws = (flat.get(f"{section}.{key}") for key in ("steps", "epochs", "batch", "multiplicity"))
-    if not _given(batch):
+    keys = ("steps", "epochs", "batch", "multiplicity")
+    steps, epochs, batch, draws = (_number(flat.get(f"{section}.{key}")) for key in keys)
+    if batch is None:
         return None
-    if _given(steps):
-        images = float(steps) * float(batch)  # type: ignore[arg-type]
-    elif _given(epochs) and n:
-        images = float(epochs) * n  # type: ignore[arg-type]
-    else:
-        return None
-    return images * (float(draws) if _given(draws) else 1.0)  # type: ignore[arg-type]
+    if steps is not None:
+        return steps * batch * (draws or 1)
+    return epochs * n * (draws or 1) if epochs is not None and n else None
 
 
-def _given(value: object) -> bool:
-    return str(value).lower() != "none"
+def _number(value: object) -> float | None:
+    return None if str(value).lower() == "none" else float(str(value))
 
 
 def _size(dataset: object) -> int | None:

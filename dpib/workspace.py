@@ -21,7 +21,7 @@ class Busy(UserError):
 
 
 class Workspace:
-    """`<home>/work/<key>`, held by one process at a time."""
+    """The folder of one stage's work below the home, held by one process at a time."""
 
     def __init__(self, root: Path, key: str) -> None:
         self.folder = root / key

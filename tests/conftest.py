@@ -29,6 +29,22 @@ TINY = {
 }
 """Overrides that make every stage take seconds on the bundled digits."""
 
+TINY_DIFFUSION = {
+    "epsilon": "1",  # more noise, and a faster calibration
+    "network.nf": "8",
+    "network.ch_mult": "[1]",
+    "network.attn_resolutions": "[]",
+    "network.patch": "4",
+    "pretrain.batch": "16",
+    "train.steps": "4",
+    "train.batch": "20",
+    "train.multiplicity": "1",
+    "train.strategy": "loop",
+    "train.physical": "16",
+    "sampler.steps": "2",
+}
+"""The same for the diffusion methods."""
+
 torch.set_num_threads(1)
 
 # The same examples on every run; `pytest --hypothesis-profile=default` explores new ones.

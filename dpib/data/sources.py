@@ -4,7 +4,6 @@ Nothing is unpickled and nothing is extracted to disk: archives are read in plac
 """
 
 import gzip
-import io
 import pickletools
 import tarfile
 import zipfile
@@ -77,29 +76,26 @@ def read_emnist(card: Card, source: Path) -> Splits:
     """
     splits = {}
     for split in ("train", "test"):
-        x, y = (
-            _idx_member(source, f"emnist-letters-{split}-{what}.gz")
-            for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
-        )
+        stem = f"emnist-letters-{split}"
+        x, y = _emnist_idx(source, f"{stem}-images-idx3-ubyte", 3), _emnist_idx(source, f"{stem}-labels-idx1-ubyte", 1)
         upright = np.ascontiguousarray(x.swapaxes(1, 2))
         splits[split] = Images(torch.from_numpy(upright)[:, None], torch.from_numpy(y.astype(np.int64) - 1))
     return splits
 
 
-def _idx_member(source: Path, name: str) -> np.ndarray:
+def _emnist_idx(source: Path, stem: str, dimensions: int) -> np.ndarray:
     """Return an IDX file of a folder, or of the zip archive that `source` is or holds."""
-    if source.is_dir() and (source / name).is_file():
-        raw, place = (source / name).read_bytes(), source / name
-    else:
-        place = source if source.is_file() else source / "gzip.zip"
-        if not place.is_file():
-            raise UserError(f"{source} has neither {name} nor gzip.zip")
-        try:
-            with zipfile.ZipFile(place) as archive, archive.open(f"gzip/{name}") as handle:
-                raw = handle.read(_CAP)
-        except (zipfile.BadZipFile, zlib.error, KeyError, OSError, EOFError) as error:
-            raise UserError(f"{place} is no readable archive with {name} ({error}): fetch it again") from None
-    return _idx_array(_unzipped(io.BytesIO(raw), place), 3 if "idx3" in name else 1, place)
+    if (source / f"{stem}.gz").is_file():
+        return _idx(source, stem, dimensions)
+    archive_path = source if source.is_file() else source / "gzip.zip"
+    if not archive_path.is_file():
+        raise UserError(f"{source} has neither {stem}.gz nor gzip.zip")
+    try:
+        with zipfile.ZipFile(archive_path) as archive, archive.open(f"gzip/{stem}.gz") as handle:
+            raw = _unzipped(handle, archive_path)
+    except (zipfile.BadZipFile, zlib.error, KeyError, OSError, EOFError) as error:
+        raise UserError(f"{archive_path} is no readable archive with {stem}.gz ({error}): fetch it again") from None
+    return _idx_array(raw, dimensions, archive_path)
 
 
 def _idx(folder: Path, stem: str, dimensions: int) -> np.ndarray:

@@ -146,7 +146,7 @@ def _papers(order: "Order", job: Job, context: Context, run: Run, metrics: Mappi
     spec, path = job.spec, context.artifacts / LEDGER
     final = spec.mode == "public" and path.is_file()
     account = Account.parse(path.read_text()) if final else _closed(order, job, path)
-    write_text(path, account.model_dump_json(indent=2))
+    write_text(path, account.text())
     preface = f"# Sweep {spec.name}: mode {spec.mode}\n\n{_MEANING[spec.mode]}\n\n"
     write_text(context.artifacts / STATEMENT, preface + statement.render(account))
     kept = {k: v for k, v in metrics.items() if not k.startswith(("privacy/", "time/"))}

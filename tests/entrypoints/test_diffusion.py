@@ -15,23 +15,13 @@ from dpib import checkpoint
 from dpib.data.synthetic import read_gen
 from dpib.privacy.ledger import Account
 from dpib.tracking import Store
+from tests.conftest import TINY_DIFFUSION
 
 SMALL = {
+    **TINY_DIFFUSION,
     "method": "dpdm",
     "device": "cpu",
-    "epsilon": "1",  # more noise, and a faster calibration
-    "network.nf": "8",
-    "network.ch_mult": "[1]",
-    "network.attn_resolutions": "[]",
-    "network.patch": "4",
     "pretrain.steps": "3",
-    "pretrain.batch": "16",
-    "train.steps": "4",
-    "train.batch": "20",
-    "train.multiplicity": "1",
-    "train.strategy": "loop",
-    "train.physical": "16",
-    "sampler.steps": "2",
     "generate.images": "45",
     "generate.batch": "10",
 }

@@ -12,24 +12,9 @@ from dpib.pipeline import Start, continue_from, run_evaluate, run_generate, run_
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
 from dpib.tracking import Store
+from tests.conftest import TINY_DIFFUSION
 
-SMALL = {
-    "epsilon": "1",  # more noise, and a faster calibration
-    "network.nf": "8",
-    "network.ch_mult": "[1]",
-    "network.attn_resolutions": "[]",
-    "network.patch": "4",
-    "network.label_dim": "12",
-    "pretrain.steps": "4",
-    "pretrain.batch": "16",
-    "train.steps": "4",
-    "train.batch": "20",
-    "train.multiplicity": "1",
-    "train.strategy": "loop",
-    "train.physical": "16",
-    "sampler.steps": "2",
-    "public": "digits_28",
-}
+SMALL = {**TINY_DIFFUSION, "network.label_dim": "12", "pretrain.steps": "4", "public": "digits_28"}
 
 
 def small(tiny, **changed):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.audit_mutations import FAULTS, caught_by, selections, steps, sums
+from benchmarks.audit_mutations import FAULTS, caught_by
+from benchmarks.audited import selections, steps, sums
 from dpib.privacy.audit.canaries import audit_canaries
 from dpib.privacy.audit.findings import failed
 from dpib.privacy.events import Charge

@@ -40,9 +40,14 @@ def relaunched(config: Config, module: str) -> bool:
     try:
         elastic_launch(how, sys.executable)("-m", module, *sys.argv[1:])
     except ChildFailedError as error:
-        rank = min(error.failures)
-        code = error.failures[rank].exitcode
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        rank = culprit(codes)
         raise UserError(
-            f"process {rank} of {config.processes} failed with exit code {code}; the others were stopped"
+            f"process {rank} of {config.processes} failed with exit code {codes[rank]}; the others were stopped"
         ) from None
     return True
+
+
+def culprit(codes: dict[int, int]) -> int:
+    """Return the first rank that failed by itself, given exit codes; negative ones are of ranks that were stopped."""
+    return min(codes, key=lambda rank: (codes[rank] < 0, rank))

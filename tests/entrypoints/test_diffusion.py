@@ -15,6 +15,7 @@ from dpib import checkpoint
 from dpib.data.synthetic import read_gen
 from dpib.privacy.ledger import Account
 from dpib.tracking import Store
+from entrypoints.launch import culprit
 from tests.conftest import TINY_DIFFUSION
 
 SMALL = {
@@ -116,3 +117,9 @@ def test_a_process_that_fails_fails_the_run(root, environment):
     assert failed.returncode == 1
     assert "nowhere.safetensors does not exist" in failed.stderr
     assert "of 2 failed with exit code 1" in failed.stderr.strip().splitlines()[-1]
+
+
+def test_the_process_that_is_named_is_one_that_failed_by_itself():
+    assert culprit({0: -15, 1: 1}) == 1
+    assert culprit({0: 1, 1: -15}) == 0
+    assert culprit({1: -9, 2: -15}) == 1

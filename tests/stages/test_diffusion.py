@@ -5,11 +5,17 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.label_agreement import agreement
+from dpib import seeding
 from dpib.config import compose
 from dpib.config.fingerprint import fingerprint
+from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
+from dpib.metrics.utility import accuracy
+from dpib.nn import classifiers
 from dpib.pipeline import Start, continue_from, run_evaluate, run_generate, run_pretrain, run_train
 from dpib.privacy.ledger import Account
+from dpib.sensitive import Sensitive
 from dpib.stages.generate import GEN
 from dpib.tracking import Store
 from tests.conftest import TINY_DIFFUSION
@@ -125,3 +131,18 @@ def test_images_do_not_depend_on_how_batches_are_shared_out(store, tiny, monkeyp
     parts = [draw(Fake(), labels, Context(World(rank, 2))) for rank in (0, 1)]
     assert (parts[0] + parts[1]).equal(whole)
     assert all(part.any() for part in parts)
+
+
+@pytest.mark.slow
+def test_a_classifier_trained_on_real_digits_confirms_the_labels_of_synthetic_ones(store):
+    shorter = {"train.steps": "150", "train.multiplicity": "1", "generate.images": "200"}
+    config, card = compose({"method": "dpdm", "dataset": "digits_28", "epsilon": "10", **shorter})
+    drawn = run_generate(config, card, store, run_train(config, card, store).run_id)
+    synthetic, _ = read_gen(store.fetch(drawn.run_id, GEN), card)
+    real, held_out = Sensitive(config, card).baseline()
+    with seeding.seeded(0, "classifier"):
+        network = classifiers.build(config.eval.classifiers, 1, 10)["resnet"]
+    confirmed = agreement(network, real, [synthetic, held_out], config.eval.schedule)
+    found, best = (accuracy(yes) for yes in confirmed)
+    assert best > 90
+    assert found > 40  # chance is 10

@@ -12,6 +12,8 @@ from dpib.data.catalog import Card
 
 # Keys that change how a stage runs but not what comes out of it.
 _INDIFFERENT = ("profile", "note", "device", "processes", "data_root", "reuse", "resume", "method")
+# Keys of any section that change nothing but speed and memory: a run that ran out of memory goes on with others.
+_SPEED = ("strategy", "physical", "splits")
 _TASK = ("dataset", "seed", "synthesizer", "unsafe_noise_seed")
 # Sections of a recipe that only generate reads: another sampler needs no other training.
 _DRAWING = ("sampler",)
@@ -32,7 +34,11 @@ def stage_slice(stage: str, config: Config) -> dict[str, Any]:
         "baseline": ("dataset", "seed", "data", "eval", "oracle"),
         **dict.fromkeys(("main", "sweep", "trial"), tuple(key for key in tree if key not in _INDIFFERENT)),
     }[stage]
-    return {key: tree[key] for key in keys if key in tree}
+    return {key: _decisive(tree[key]) for key in keys if key in tree}
+
+
+def _decisive(value: Any) -> Any:
+    return {k: v for k, v in value.items() if k not in _SPEED} if isinstance(value, dict) else value
 
 
 def fingerprint(stage: str, config: Config, card: Card | None, upstream: tuple[str, ...] = ()) -> str:

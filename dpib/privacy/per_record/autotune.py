@@ -27,7 +27,11 @@ STRATEGIES = ("loop", "grouped", "vmap", "hooks")
 
 _RECORDS = 3  # in the equality check
 _DRAWS = 3  # per record there; the strategies do not know K
-_TIMED_ROWS = 32
+_TIMED_ROWS = 32  # at first; more where that pays
+_GROWTH = 4
+_GAIN = 0.95  # a larger chunk must take less than this share of the time
+_PATIENCE = 1.0  # seconds: no chunk that is expected to take longer is tried
+_APPETITE = {"vmap": 4}  # times the memory of a plain backward pass
 
 _log = logging.getLogger(__name__)
 
@@ -52,17 +56,19 @@ def choose(
 ) -> Choice:
     """Return `strategy`, or the fastest one for "auto", after comparing it with the record loop.
 
+    How many records are taken at a time is found by timing too: larger chunks fill the processor, until they leave
+    its cache.
+
     Args:
         model: in the state in which training starts.
         loss: of one record.
         probe: returns the draws of that many random images.
         strategy: "auto" or one of `STRATEGIES`.
-        physical: records at a time; none: what fits the free memory.
+        physical: records at a time; none: the fastest number of those that fit the free memory.
 
     Raises:
         UserError: when the strategy asked for is wrong on this model, or cannot run it.
     """
-    size = physical or memory.fitting(model, loss, probe(1))
     names = list(STRATEGIES) if strategy == "auto" else [strategy]
     right = []
     for name in names:
@@ -73,11 +79,33 @@ def choose(
             raise UserError(f"gradient strategy {name!r} does not fit this model: {trouble}; use auto or loop")
         else:
             _log.info("gradient strategy %s is out: %s", name, trouble)
-    timed = probe(min(size, max(2, _TIMED_ROWS // loss.multiplicity)))
-    seconds = {name: _seconds(name, model, loss, timed) if len(right) > 1 else 0.0 for name in right}
-    best = min(seconds, key=seconds.__getitem__)
-    _log.info("gradient strategy %s, %d records at a time; seconds on random images: %s", best, size, seconds)
-    return Choice(best, load(best), size)
+    first = max(2, _TIMED_ROWS // loss.multiplicity)
+    most = physical or memory.fitting(model, loss, probe(1))
+    found: dict[str, tuple[float, int]] = {}
+    for name in right:
+        if physical is None:
+            found[name] = _grown(name, model, loss, probe, first, max(1, most // _APPETITE.get(name, 1)))
+        else:
+            timed = min(physical, first)
+            found[name] = (_seconds(name, model, loss, probe(timed)) / timed if len(right) > 1 else 0.0), physical
+    best = min(found, key=found.__getitem__)
+    _log.info("gradient strategy %s; seconds per random image, and images at a time: %s", best, found)
+    return Choice(best, load(best), found[best][1])
+
+
+def _grown(
+    name: str, model: nn.Module, loss: RecordLoss, probe: Callable[[int], Rows], first: int, most: int
+) -> tuple[float, int]:
+    """Return the least seconds per record and the chunk that gives them, from `first` records upwards."""
+    size = min(first, most)
+    seconds = _seconds(name, model, loss, probe(size)) / size
+    # The loop takes record by record: its chunks only hold the draws.
+    while name != "loop" and (larger := min(_GROWTH * size, most)) > size and larger * seconds < _PATIENCE:
+        there = _seconds(name, model, loss, probe(larger)) / larger
+        if there > _GAIN * seconds:
+            break
+        size, seconds = larger, there
+    return seconds, size
 
 
 def _trouble(name: str, model: nn.Module, loss: RecordLoss, rows: Rows) -> str | None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dpib.privacy.per_record.base import RecordLoss, Rows, trainable
 
 _SHARE = 0.5  # of the free memory; the rest is for the optimiser, the data and the allocator's waste
-_MOST = {"cpu": 16, "cuda": 256}  # larger chunks were no faster
+_MOST = 512  # larger chunks were no faster
 
 
 def fitting(model: nn.Module, loss: RecordLoss, rows: Rows, share: float = _SHARE) -> int:
@@ -17,7 +17,7 @@ def fitting(model: nn.Module, loss: RecordLoss, rows: Rows, share: float = _SHAR
     gradients = sum(p.numel() * p.element_size() for p in trainable(model))
     # Gradients stand twice for a moment: as computed and as scaled; activations with their gradients.
     needed = 2 * gradients + 2 * _activations(model, loss, rows)
-    return int(min(max(1, share * _free(device) // needed), _MOST.get(device.type, 16)))
+    return int(min(max(1, share * _free(device) // needed), _MOST))
 
 
 def _activations(model: nn.Module, loss: RecordLoss, rows: Rows) -> int:

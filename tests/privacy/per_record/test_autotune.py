@@ -66,6 +66,40 @@ def test_auto_takes_the_fastest(monkeypatch):
     assert choose(make(Net), Denoise(1)).name == "vmap"
 
 
+@pytest.mark.parametrize(
+    ("cost", "free", "taken"),
+    [
+        (lambda n: 0.005 + 0.001 * n, 10**12, 128),  # 512 take more than 0.95 of the time
+        (lambda n: 0.001 * n, 10**12, 32),  # nothing is gained
+        (lambda n: 0.02 * n**0.5, 10**12, 512),
+        (lambda n: 0.25 * n**0.5, 10**12, 32),  # a larger chunk would take more than a second to try
+        (lambda n: 0.02 * n**0.5, 10**5, None),
+    ],
+)
+def test_chunks_grow_as_long_as_it_pays_and_fits(monkeypatch, cost, free, taken):
+    tried = []
+
+    def seconds(name, model, loss, rows):
+        tried.append(len(rows[0]))
+        return cost(len(rows[0]))
+
+    monkeypatch.setattr(autotune, "STRATEGIES", ("grouped",))
+    monkeypatch.setattr(autotune, "_seconds", seconds)
+    monkeypatch.setattr(memory, "_free", lambda device: free)
+    model, loss = make(Net), Denoise(1)
+    choice = choose(model, loss, physical=None)
+    most = memory.fitting(model, loss, probe(loss, (1, 8, 8), 3, 1, torch.device("cpu")))
+    assert choice.physical == (taken or most)
+    assert max(tried) <= most
+
+
+def test_vmap_gets_smaller_chunks_for_the_same_memory(monkeypatch):
+    monkeypatch.setattr(autotune, "STRATEGIES", ("vmap",))
+    monkeypatch.setattr(autotune, "_seconds", lambda *_: 1e-3)
+    monkeypatch.setattr(memory, "fitting", lambda *_: 100)
+    assert choose(make(Net), Denoise(1), physical=None).physical == 25
+
+
 def test_dropout_leaves_the_loop(caplog):
     """Random layers differ from call to call, so no other strategy can be compared with the loop."""
     assert choose(make(lambda: Sequence(nn.Conv2d(1, 1, 3, padding=1), nn.Dropout())), Denoise(2)).name == "loop"
@@ -79,7 +113,7 @@ def test_chunks_shrink_with_the_free_memory(monkeypatch):
         monkeypatch.setattr(memory, "_free", lambda device, free=free: free)
         sizes.append(memory.fitting(model, loss, rows))
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == 16
+    assert sizes[0] == 512
     assert sizes[-1] == 1
     assert sizes[1] > sizes[2]
 

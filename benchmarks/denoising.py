@@ -1,8 +1,20 @@
-"""The workload of the DP-SGD benchmarks: a class-conditional U-Net of diffusers under the EDM loss (Karras 2022)."""
+"""The workloads of the DP-SGD benchmarks: a class-conditional U-Net under the EDM loss (Karras 2022).
+
+`plain` is diffusers' own network and a loss of these few lines; `smoke`, `fast` and `paper` are the network and
+the loss of the DPDM recipe on MNIST.
+"""
 
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
+
+from dpib.config import compose
+from dpib.diffusion.loss import DenoisingLoss
+from dpib.diffusion.settings import DiffusionSettings
+from dpib.nn.denoiser import Denoiser
+from dpib.privacy.per_record.base import RecordLoss
+
+WORKLOADS = ("plain", "smoke", "fast", "paper")
 
 VARIANCE = 1 / 3  # of pixels in [-1, 1]
 
@@ -44,3 +56,14 @@ class Denoising:
         output = model(noisy / total.sqrt(), 250 * levels.log(), class_labels=y).sample
         target = (x - VARIANCE / total * noisy) * total.sqrt() / (level * VARIANCE**0.5)
         return ((output - target) ** 2).mean((1, 2, 3))
+
+
+def workload(name: str, multiplicity: int) -> tuple[nn.Module, RecordLoss]:
+    """Return the model and the loss of one of `WORKLOADS`, at K noise draws per record."""
+    if name == "plain":
+        return unet(), Denoising(multiplicity)
+    config, card = compose({"method": "dpdm", "dataset": "mnist_28", "profile": name})
+    assert isinstance(config.recipe, DiffusionSettings)
+    torch.manual_seed(0)
+    model = Denoiser(config.recipe.network, card.shape, len(card.classes))
+    return model, DenoisingLoss(config.recipe.loss, model.null, multiplicity)

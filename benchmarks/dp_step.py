@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import torch
 
+from benchmarks.denoising import WORKLOADS
 from benchmarks.dp_step_sides import NON_PRIVATE, names, step
 
 TARGETS = {1: 1.35, 8: 1.15, 32: 1.1}
@@ -25,18 +26,20 @@ COLUMNS = ("K", "B", "side", "ms per step", "ratio", "target", "peak MB")
 
 
 @click.command()
+@click.option("--network", type=click.Choice(WORKLOADS), default="plain", help="plain, or of that profile of DPDM")
 @click.option("--multiplicity", "-k", type=int, multiple=True, default=(1, 8, 32), help="noise draws per record")
 @click.option("--rows", default=64, help="rows per step, B * K")
 @click.option("--side", "only", multiple=True, help="sides beside the non-private one; default: all")
 @click.option("--rounds", default=7)
 @click.option("--threads", default=1)
-@click.option("--physical", type=int, default=None, help="records at a time; default: from free memory")
+@click.option("--physical", type=int, default=None, help="records at a time; default: found by timing")
 @click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", help="cpu: of all threads together")
 @click.option("--device", default="cpu")
 @click.option("--csv", "path", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--memory/--no-memory", default=True, help="measure peak memory too, in a process per side")
 @click.option("--memory-of", hidden=True, help="print the peak memory of one side and leave")
 def main(
+    network: str,
     multiplicity: tuple[int, ...],
     rows: int,
     only: tuple[str, ...],
@@ -53,15 +56,15 @@ def main(
     torch.set_num_threads(threads)
     where = torch.device(device)
     if memory_of:
-        click.echo(_peak(memory_of, rows // multiplicity[0], multiplicity[0], physical, where))
+        click.echo(_peak(memory_of, network, rows // multiplicity[0], multiplicity[0], physical, where))
         return
     table = []
     for k in multiplicity:
         sides = [NON_PRIVATE, *only] if only else names(k)
-        times = _times(sides, rows // k, k, physical, where, rounds, clock)
+        times = _times(sides, network, rows // k, k, physical, where, rounds, clock)
         for side in sides:
             ratio = statistics.median(a / b for a, b in zip(times[side], times[NON_PRIVATE], strict=True))
-            peak = f"{_peak_elsewhere(side, rows, k, physical, threads, device):.0f}" if memory else ""
+            peak = f"{_peak_elsewhere(side, network, rows, k, physical, threads, device):.0f}" if memory else ""
             milliseconds = f"{1000 * statistics.median(times[side]):.0f}"
             table.append((k, rows // k, side, milliseconds, f"{ratio:.2f}", TARGETS.get(k, ""), peak))
     click.echo(_markdown(table))
@@ -71,11 +74,18 @@ def main(
 
 
 def _times(
-    sides: list[str], records: int, k: int, physical: int | None, device: torch.device, rounds: int, clock: str
+    sides: list[str],
+    network: str,
+    records: int,
+    k: int,
+    physical: int | None,
+    device: torch.device,
+    rounds: int,
+    clock: str,
 ) -> dict[str, list[float]]:
     """Return seconds per step of every side, `rounds` of each, taken in turns after one warm-up."""
     now = time.perf_counter if clock == "wall" else time.process_time
-    steps = {side: step(side, records, k, physical, device) for side in sides}
+    steps = {side: step(side, network, records, k, physical, device) for side in sides}
     times: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(rounds + 1):
         for side, run in steps.items():
@@ -86,9 +96,9 @@ def _times(
     return times
 
 
-def _peak(side: str, records: int, k: int, physical: int | None, device: torch.device) -> float:
+def _peak(side: str, network: str, records: int, k: int, physical: int | None, device: torch.device) -> float:
     """Return the MB that a step needs above what stays between steps."""
-    run = step(side, records, k, physical, device)
+    run = step(side, network, records, k, physical, device)
     run()
     if device.type == "cuda":
         before = torch.cuda.memory_allocated()
@@ -107,8 +117,17 @@ def _status(key: str) -> int:
     return int(line.split()[1])
 
 
-def _peak_elsewhere(side: str, rows: int, k: int, physical: int | None, threads: int, device: str) -> float:
-    options = {"--memory-of": side, "-k": k, "--rows": rows, "--threads": threads, "--device": device}
+def _peak_elsewhere(
+    side: str, network: str, rows: int, k: int, physical: int | None, threads: int, device: str
+) -> float:
+    options = {
+        "--memory-of": side,
+        "--network": network,
+        "-k": k,
+        "--rows": rows,
+        "--threads": threads,
+        "--device": device,
+    }
     if physical:
         options["--physical"] = physical
     words = [str(word) for pair in options.items() for word in pair]

@@ -7,12 +7,13 @@ import torch
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from torch import Tensor, nn
 
-from benchmarks.denoising import Denoising, unet
+from benchmarks.denoising import workload
 from dpib.distributed import World
 from dpib.images import Images
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import GradientSpec, Strategy, prepare
 from dpib.privacy.per_record.autotune import STRATEGIES
+from dpib.privacy.per_record.base import RecordLoss
 from dpib.privacy.per_record.hooks import contiguous_conv
 from dpib.privacy.rng import NoiseSource
 
@@ -26,11 +27,14 @@ def names(multiplicity: int) -> list[str]:
     return [NON_PRIVATE, OPACUS, *ours]
 
 
-def step(name: str, records: int, multiplicity: int, physical: int | None, device: torch.device) -> Callable[[], None]:
+def step(
+    name: str, network: str, records: int, multiplicity: int, physical: int | None, device: torch.device
+) -> Callable[[], None]:
     """Return a function that makes one training step: draw the rows, gradient, noise unless non-private, Adam."""
     stream = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (records, 1, 28, 28), generator=stream, dtype=torch.uint8)
-    images, loss, model = Images(x, torch.arange(records) % 10), Denoising(multiplicity), unet().to(device)
+    images, (model, loss) = Images(x, torch.arange(records) % 10), workload(network, multiplicity)
+    model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
     if name == NON_PRIVATE:
         gradients = _exact(images, loss, model, device)
@@ -49,18 +53,18 @@ def step(name: str, records: int, multiplicity: int, physical: int | None, devic
     return run
 
 
-def _drawn(images: Images, loss: Denoising, device: torch.device) -> list[Tensor]:
-    return [row.to(device) for row in loss.rows(images.x, images.y, None)]
+def _drawn(images: Images, loss: RecordLoss, device: torch.device) -> list[Tensor]:
+    return [row.to(device) for row in loss.rows(images.x, images.y, torch.default_generator)]
 
 
-def _exact(images: Images, loss: Denoising, model: nn.Module, device: torch.device) -> Iterator[list[Tensor]]:
+def _exact(images: Images, loss: RecordLoss, model: nn.Module, device: torch.device) -> Iterator[list[Tensor]]:
     while True:
         value = loss.per_row(model, *_drawn(images, loss, device)).mean()
         yield list(torch.autograd.grad(value, list(model.parameters())))
 
 
 def _ours(
-    images: Images, loss: Denoising, model: nn.Module, name: Strategy, physical: int | None
+    images: Images, loss: RecordLoss, model: nn.Module, name: Strategy, physical: int | None
 ) -> Iterator[list[Tensor]]:
     charge = Charge("step", "gaussian", "", sigma=SIGMA, count=10**6)
     spec = GradientSpec(CLIP, 0, strategy=name, physical=physical, classes=10)
@@ -68,7 +72,7 @@ def _ours(
         yield gradients.of
 
 
-def _opacus(images: Images, loss: Denoising, model: nn.Module, device: torch.device) -> Iterator[list[Tensor]]:
+def _opacus(images: Images, loss: RecordLoss, model: nn.Module, device: torch.device) -> Iterator[list[Tensor]]:
     """Yield DP-SGD gradients as published code takes them: one gradient per row, then the mean over a record's rows.
 
     With the convolution sampler that dpib sets right; Opacus' own is as fast, and wrong on this model.

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.label_agreement import agreement
-from dpib import seeding
+from dpib import checkpoint, seeding, training
 from dpib.config import compose
 from dpib.config.fingerprint import fingerprint
 from dpib.data.synthetic import read_gen
+from dpib.diffusion.public import PublicBatches
 from dpib.errors import UserError
 from dpib.metrics.utility import accuracy
 from dpib.nn import classifiers
@@ -74,6 +76,28 @@ def test_training_starts_from_a_run_or_from_its_file(store, tiny):
         run_train(compose(small(tiny, network__label_dim="13"))[0], card, store, Start(file=file))
     with pytest.raises(UserError, match="does not exist: give -P checkpoint="):
         run_train(config, card, store, Start(file=file.with_name("none.safetensors")))
+
+
+def test_a_pretraining_cut_off_goes_on_from_its_snapshot_and_equals_an_unbroken_one(store, tiny, monkeypatch):
+    config, card = compose(small(tiny, reuse="false"))
+    file = "checkpoints/final.safetensors"
+    unbroken = checkpoint.load(store.fetch(run_pretrain(config, card, store).run_id, file))["denoiser"]
+    monkeypatch.setattr(training, "SNAPSHOT_SECONDS", 0.0)
+    seen, rows = [], PublicBatches.rows
+
+    def dying(self, loss, step):
+        seen.append(step)
+        if seen == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return rows(self, loss, step)
+
+    monkeypatch.setattr(PublicBatches, "rows", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_pretrain(config, card, store)
+    resumed = checkpoint.load(store.fetch(run_pretrain(config, card, store).run_id, file))["denoiser"]
+    assert seen[3] in (1, 2)  # snapshots take at most a twentieth of the time, so the last step may have none
+    assert seen[-1] == 3
+    assert all(torch.equal(resumed[name], value) for name, value in unbroken.items())
 
 
 def test_a_start_that_saw_the_same_images_is_paid_again(store, tiny):

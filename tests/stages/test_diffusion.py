@@ -161,7 +161,7 @@ def test_images_do_not_depend_on_how_batches_are_shared_out(store, tiny, monkeyp
 @pytest.mark.slow
 def test_a_classifier_trained_on_real_digits_confirms_the_labels_of_synthetic_ones(store):
     # A thousand images cannot hide in so short a training and teach it anything: what is tested is not the budget.
-    longer = {"epsilon": "1000", "accountant": "rdp", "train.steps": "300", "train.batch": "256"}
+    longer = {"epsilon": "1000", "accountant": "rdp", "train.steps": "800", "train.batch": "256"}
     config, card = compose({"method": "dpdm", "dataset": "digits_28", "generate.images": "200", **longer})
     drawn = run_generate(config, card, store, run_train(config, card, store).run_id)
     synthetic, _ = read_gen(store.fetch(drawn.run_id, GEN), card)

@@ -19,7 +19,7 @@ import click
 import torch
 
 from benchmarks.denoising import WORKLOADS
-from benchmarks.dp_step_sides import NON_PRIVATE, names, step
+from benchmarks.dp_step_sides import NON_PRIVATE, Work, names, step
 
 TARGETS = {1: 1.35, 8: 1.15, 32: 1.1}
 COLUMNS = ("K", "B", "side", "ms per step", "ratio", "target", "peak MB")
@@ -56,36 +56,28 @@ def main(
     torch.set_num_threads(threads)
     where = torch.device(device)
     if memory_of:
-        click.echo(_peak(memory_of, network, rows // multiplicity[0], multiplicity[0], physical, where))
+        click.echo(_peak(memory_of, Work(network, rows, multiplicity[0], physical, where)))
         return
     table = []
     for k in multiplicity:
+        work = Work(network, rows, k, physical, where)
         sides = [NON_PRIVATE, *only] if only else names(k)
-        times = _times(sides, network, rows // k, k, physical, where, rounds, clock)
+        times = _times(sides, work, rounds, clock)
         for side in sides:
             ratio = statistics.median(a / b for a, b in zip(times[side], times[NON_PRIVATE], strict=True))
-            peak = f"{_peak_elsewhere(side, network, rows, k, physical, threads, device):.0f}" if memory else ""
+            peak = f"{_peak_elsewhere(side, work, threads):.0f}" if memory else ""
             milliseconds = f"{1000 * statistics.median(times[side]):.0f}"
-            table.append((k, rows // k, side, milliseconds, f"{ratio:.2f}", TARGETS.get(k, ""), peak))
+            table.append((k, work.records, side, milliseconds, f"{ratio:.2f}", TARGETS.get(k, ""), peak))
     click.echo(_markdown(table))
     if path:
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *table])
 
 
-def _times(
-    sides: list[str],
-    network: str,
-    records: int,
-    k: int,
-    physical: int | None,
-    device: torch.device,
-    rounds: int,
-    clock: str,
-) -> dict[str, list[float]]:
+def _times(sides: list[str], work: Work, rounds: int, clock: str) -> dict[str, list[float]]:
     """Return seconds per step of every side, `rounds` of each, taken in turns after one warm-up."""
     now = time.perf_counter if clock == "wall" else time.process_time
-    steps = {side: step(side, network, records, k, physical, device) for side in sides}
+    steps = {side: step(side, work) for side in sides}
     times: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(rounds + 1):
         for side, run in steps.items():
@@ -96,11 +88,11 @@ def _times(
     return times
 
 
-def _peak(side: str, network: str, records: int, k: int, physical: int | None, device: torch.device) -> float:
+def _peak(side: str, work: Work) -> float:
     """Return the MB that a step needs above what stays between steps."""
-    run = step(side, network, records, k, physical, device)
+    run = step(side, work)
     run()
-    if device.type == "cuda":
+    if work.device.type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
@@ -117,19 +109,11 @@ def _status(key: str) -> int:
     return int(line.split()[1])
 
 
-def _peak_elsewhere(
-    side: str, network: str, rows: int, k: int, physical: int | None, threads: int, device: str
-) -> float:
-    options = {
-        "--memory-of": side,
-        "--network": network,
-        "-k": k,
-        "--rows": rows,
-        "--threads": threads,
-        "--device": device,
-    }
-    if physical:
-        options["--physical"] = physical
+def _peak_elsewhere(side: str, work: Work, threads: int) -> float:
+    options = {"--memory-of": side, "--network": work.network, "-k": work.multiplicity, "--rows": work.rows}
+    options |= {"--threads": threads, "--device": work.device}
+    if work.physical:
+        options["--physical"] = work.physical
     words = [str(word) for pair in options.items() for word in pair]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.dp_step", *words], check=True, capture_output=True, text=True

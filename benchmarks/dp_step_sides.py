@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
@@ -27,13 +28,27 @@ def names(multiplicity: int) -> list[str]:
     return [NON_PRIVATE, OPACUS, *ours]
 
 
-def step(
-    name: str, network: str, records: int, multiplicity: int, physical: int | None, device: torch.device
-) -> Callable[[], None]:
+@dataclass(frozen=True)
+class Work:
+    """What all sides do: a network, the rows of a step, K of them to a record, and how many records at a time."""
+
+    network: str
+    rows: int
+    multiplicity: int
+    physical: int | None
+    device: torch.device
+
+    @property
+    def records(self) -> int:
+        """Return B."""
+        return self.rows // self.multiplicity
+
+
+def step(name: str, work: Work) -> Callable[[], None]:
     """Return a function that makes one training step: draw the rows, gradient, noise unless non-private, Adam."""
-    stream = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (records, 1, 28, 28), generator=stream, dtype=torch.uint8)
-    images, (model, loss) = Images(x, torch.arange(records) % 10), workload(network, multiplicity)
+    stream, device = torch.Generator().manual_seed(0), work.device
+    x = torch.randint(0, 256, (work.records, 1, 28, 28), generator=stream, dtype=torch.uint8)
+    images, (model, loss) = Images(x, torch.arange(work.records) % 10), workload(work.network, work.multiplicity)
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
     if name == NON_PRIVATE:
@@ -41,7 +56,7 @@ def step(
     elif name == OPACUS:
         gradients = _opacus(images, loss, model, device)
     else:
-        gradients = _ours(images, loss, model, name, physical)
+        gradients = _ours(images, loss, model, name, work.physical)
 
     def run() -> None:
         for parameter, gradient in zip(model.parameters(), next(gradients), strict=True):

@@ -13,6 +13,7 @@ from dpib.data.catalog import Card
 # Keys that change how a stage runs but not what comes out of it.
 _INDIFFERENT = ("profile", "note", "device", "processes", "data_root", "reuse", "resume", "method")
 # Keys of any section that change nothing but speed and memory: a run that ran out of memory goes on with others.
+# An audit is of the very code that they choose.
 _SPEED = ("strategy", "physical", "splits")
 _TASK = ("dataset", "seed", "synthesizer", "unsafe_noise_seed")
 # Sections of a recipe that only generate reads: another sampler needs no other training.
@@ -34,11 +35,12 @@ def stage_slice(stage: str, config: Config) -> dict[str, Any]:
         "baseline": ("dataset", "seed", "data", "eval", "oracle"),
         **dict.fromkeys(("main", "sweep", "trial"), tuple(key for key in tree if key not in _INDIFFERENT)),
     }[stage]
-    return {key: _decisive(tree[key]) for key in keys if key in tree}
+    dropped = () if stage == "audit" else _SPEED
+    return {key: _without(tree[key], dropped) for key in keys if key in tree}
 
 
-def _decisive(value: Any) -> Any:
-    return {k: v for k, v in value.items() if k not in _SPEED} if isinstance(value, dict) else value
+def _without(value: Any, dropped: tuple[str, ...]) -> Any:
+    return {k: v for k, v in value.items() if k not in dropped} if isinstance(value, dict) else value
 
 
 def fingerprint(stage: str, config: Config, card: Card | None, upstream: tuple[str, ...] = ()) -> str:

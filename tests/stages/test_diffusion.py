@@ -57,6 +57,7 @@ def test_a_changed_training_is_another_one_and_a_changed_sampler_is_not(tiny):
         assert key("train", tiny, **other) != training, other
     assert key("train", tiny, sampler__steps="9", processes="2") == training
     assert key("train", tiny, train__strategy="vmap", train__physical="none", train__splits="3") == training
+    assert key("audit", tiny, train__strategy="vmap") != key("audit", tiny)
     assert key("generate", tiny, sampler__steps="9") != key("generate", tiny)
 
 

@@ -41,13 +41,13 @@ def start(root, tmp_path, database, port, **changed):
 @pytest.mark.parametrize("missing", REQUIRED)
 def test_the_server_does_not_start_without_its_settings(root, tmp_path, missing):
     process = start(root, tmp_path, "sqlite:///none.db", 1, **{missing: ""})
-    assert process.wait(timeout=20) == 1
+    assert process.wait(timeout=120) == 1
     assert f"set {missing} first" in process.stderr.read()
 
 
 def test_the_server_does_not_start_with_a_known_password(root, tmp_path):
     process = start(root, tmp_path, "sqlite:///none.db", 1, MLFLOW_AUTH_ADMIN_PASSWORD="password1234")
-    assert process.wait(timeout=20) == 1
+    assert process.wait(timeout=120) == 1
 
 
 def status(port, user=None, host=None):

@@ -1,0 +1,103 @@
+"""Folders and zip files of images: found, read in place, refused where they would do harm."""
+
+import io
+import zipfile
+
+import pytest
+from PIL import Image
+
+from dpib.data.catalog import Card, Sizes, Source, find_card
+from dpib.data.folders import read_image
+from dpib.data.prepare import card_for, prepare
+from dpib.data.sources import read_source
+from dpib.data.store import read_split
+from dpib.errors import UserError
+from tests.data.made import png
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Return an image folder of two classes with ten images each."""
+    for kind, color in (("cat", (255, 0, 0)), ("dog", (0, 0, 255))):
+        (tmp_path / "pets" / kind).mkdir(parents=True)
+        for i in range(10):
+            suffix, form = ("png", "PNG") if i % 2 else ("jpg", "JPEG")
+            (tmp_path / "pets" / kind / f"{i}.{suffix}").write_bytes(png(color, form=form))
+    return tmp_path / "pets"
+
+
+def test_an_image_folder_becomes_a_data_set(pets, tmp_path):
+    root = tmp_path / "root"
+    card = card_for("pets_16", pets, root, 16, gray=False)
+    prepare(card, pets, root, lambda _: None)
+    assert card.classes == ["cat", "dog"]
+    assert (card.sizes.train, card.sizes.test) == (18, 2)
+    train = read_split(root, find_card("pets_16", root), "train")
+    assert train.shape == (3, 16, 16)
+    reds = train.x[train.y == 0]
+    assert int(reds[:, 0].min()) > 240
+    assert int(reds[:, 2].max()) < 15
+    again = card_for("pets_16", None, root, 99, gray=True)
+    assert again == card
+
+
+def test_train_and_test_folders_are_respected(pets, tmp_path):
+    for split in ("train", "test"):
+        for kind in ("cat", "dog"):
+            (tmp_path / "split" / split / kind).mkdir(parents=True)
+            (tmp_path / "split" / split / kind / "0.png").write_bytes(png((9, 9, 9)))
+    card = card_for("split_8", tmp_path / "split", tmp_path / "root", 8, gray=True)
+    assert (card.sizes.train, card.sizes.test) == (2, 2)
+    assert card.shape == (1, 8, 8)
+
+
+def test_a_zip_of_class_folders_is_read_in_place(pets, tmp_path):
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for path in sorted(pets.rglob("*.*")):
+            archive.write(path, f"some/where/{path.relative_to(pets)}")
+    card = Card(
+        name="p", title="p", shape=(3, 8, 8), classes=["cat", "dog"], sizes=Sizes(train=20, test=0),
+        source=Source(kind="folders"), citation="", licence="", homepage="",
+    )  # fmt: skip
+    assert len(read_source(card, tmp_path / "pets.zip")["train"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda info: setattr(info, "compress_type", zipfile.ZIP_DEFLATED), "no image does"),
+        (lambda info: setattr(info, "external_attr", 0o120777 << 16), "symbolic link"),
+    ],
+)
+def test_a_zip_bomb_or_a_link_is_refused(pets, tmp_path, spoil, says):
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        info = zipfile.ZipInfo("train/cat/0.png")
+        spoil(info)
+        archive.writestr(info, bytes(2**20))
+    card = find_card("mnist_28", tmp_path).model_copy(update={"source": Source(kind="folders"), "classes": ["cat"]})
+    with pytest.raises(UserError, match=says):
+        read_source(card, tmp_path / "pets.zip")
+
+
+def test_a_class_of_two_folders_and_inverted_ink(tmp_path):
+    (tmp_path / "o" / "Greek" / "character01").mkdir(parents=True)
+    (tmp_path / "o" / "Greek" / "character01" / "a.png").write_bytes(png(255, mode="L"))
+    card = Card(
+        name="o", title="o", shape=(1, 8, 8), classes=["Greek/character01"], sizes=Sizes(train=1, test=0),
+        source=Source(kind="folders", invert=True), citation="", licence="", homepage="",
+    )  # fmt: skip
+    images = read_source(card, tmp_path / "o")["train"]
+    assert int(images.x.max()) == 0
+
+
+def test_images_that_are_none_or_too_large():
+    with pytest.raises(UserError, match=r"x.png cannot be read as PNG or JPEG"):
+        read_image(b"not an image", (1, 8, 8), "x.png")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_image(png((1, 2, 3))[:60], (1, 8, 8), "x.png")
+    with pytest.raises(UserError, match="more than dpib reads"):
+        read_image(png(0, size=(5000, 5000), mode="1"), (1, 8, 8), "x.png")
+    gif = io.BytesIO()
+    Image.new("L", (8, 8)).save(gif, "GIF")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_image(gif.getvalue(), (1, 8, 8), "x.gif")

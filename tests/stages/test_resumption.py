@@ -1,0 +1,146 @@
+"""Stages that are found again, go on after an interruption, or are chained by run ids."""
+
+import json
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from dpib import checkpoint
+from dpib.config import compose
+from dpib.errors import UserError
+from dpib.methods.kernel import MeanEmbedding
+from dpib.pipeline import (
+    continue_from,
+    run_evaluate,
+    run_generate,
+    run_train,
+)
+from dpib.privacy.ledger import Account
+from dpib.stages.generate import GEN
+from tests.stages.tracked import children
+
+
+def test_finished_stages_are_reused_and_reuse_can_be_refused(go):
+    first, _ = go()
+    again, _ = go()
+    assert again.reused
+    assert again.run_id == first.run_id
+    evaluated, run = go(eval__schedule__lr=0.01)
+    assert not evaluated.reused
+    assert set(children(run)) == {"evaluate"}
+    assert run.data.metrics["time/train"] == first.metrics["time/train"]
+    forced, run = go(reuse="false")
+    assert forced.run_id != first.run_id
+    assert set(children(run)) == {"train", "generate", "evaluate"}
+
+
+def test_changed_data_under_the_same_name_are_noticed(go, digits_root, tmp_path, monkeypatch):
+    first, _ = go()
+    with np.load(digits_root / "digits_28" / "train.npz") as content:
+        arrays = dict(content)
+    arrays["images"][0] = 255 - arrays["images"][0]
+    (tmp_path / "other" / "digits_28").mkdir(parents=True)
+    np.savez(tmp_path / "other" / "digits_28" / "train.npz", **arrays)
+    (tmp_path / "other" / "digits_28" / "test.npz").write_bytes((digits_root / "digits_28" / "test.npz").read_bytes())
+    monkeypatch.setenv("DPIB_DATA", str(tmp_path / "other"))
+    again, _ = go()
+    assert again.run_id != first.run_id
+
+
+def test_training_repeats_from_its_seed_but_for_the_noise(go, store, tiny):
+    def weights(**overrides):
+        config, card = compose({**tiny, "reuse": "false", **overrides})
+        run = run_train(config, card, store)
+        return checkpoint.load(store.fetch(run.run_id, "checkpoints/final.safetensors"))["generator"]
+
+    a, b = weights(unsafe_noise_seed="3"), weights(unsafe_noise_seed="3")
+    c, d = weights(), weights()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(c[k], d[k]) for k in c)
+
+
+def test_an_interrupted_training_releases_once_and_ends_like_an_unbroken_one(go, store, tiny, monkeypatch):
+    config, card = compose({**tiny, "unsafe_noise_seed": "5"})
+    unbroken = run_train(config.model_copy(update={"note": "unbroken"}), card, store)
+    reference = checkpoint.load(store.fetch(unbroken.run_id, "checkpoints/final.safetensors"))["generator"]
+
+    import dpib.training as training
+
+    monkeypatch.setattr(training, "SNAPSHOT_SECONDS", 0.0)
+    stopped = {"at": 7}
+    original = training.exact
+
+    def failing(loss, model):
+        for step, gradients in enumerate(original(loss, model)):
+            if step == stopped["at"]:
+                raise RuntimeError("the process dies")
+            yield gradients
+
+    monkeypatch.setattr("dpib.methods.kernel.exact", failing)
+    fresh = config.model_copy(update={"reuse": False})
+    with pytest.raises(RuntimeError, match="dies"):
+        run_train(fresh, card, store)
+    (failed,) = mlflow.search_runs(
+        search_all_experiments=True, filter_string="attributes.status = 'FAILED'", output_format="list"
+    )
+    assert failed.data.tags["dpib.error"] == "the process dies"
+    stopped["at"] = 10**9
+    # From here on the vault must not draw again: the release is on disk.
+    monkeypatch.setattr("dpib.privacy.rng.NoiseSource.normal", None)
+    resumed = run_train(fresh, card, store)
+    assert resumed.run_id == failed.info.run_id
+    assert mlflow.get_run(resumed.run_id).info.status == "FINISHED"
+    found = checkpoint.load(store.fetch(resumed.run_id, "checkpoints/final.safetensors"))["generator"]
+    assert all(torch.equal(found[k], reference[k]) for k in reference)
+    ledgers = [Account.parse(store.fetch(r.run_id, "privacy/ledger.json").read_text()) for r in (unbroken, resumed)]
+    assert ledgers[0] == ledgers[1]
+
+
+def test_resume_false_starts_afresh_and_closes_the_old_run(store, tiny, monkeypatch):
+    config, card = compose(tiny)
+    monkeypatch.setattr(MeanEmbedding, "train", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_train(config, card, store)
+    monkeypatch.undo()
+    mlflow.set_tracking_uri(store.uri)
+    (old,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert old.info.status == "KILLED"
+
+
+def test_stages_alone_chain_by_run_ids(store, tiny, tmp_path):
+    config, card = compose(tiny)
+    trained = run_train(config, card, store)
+    config, card, run = continue_from(trained.run_id, "train", store, {"generate.images": "37"})
+    generated = run_generate(config, card, store, run)
+    with np.load(store.fetch(generated.run_id, str(GEN))) as content:
+        assert content["x"].shape == (37, 1, 28, 28)
+        assert content["x"].dtype == np.uint8
+        assert content["y"].dtype == np.int64
+        statement = json.loads(str(content["statement"]))
+    assert statement["epsilon"] == pytest.approx(10, rel=1e-3)
+    config, card, run = continue_from(generated.run_id, "generate", store, {"eval.mode": "syn"})
+    judged = run_evaluate(config, card, store, store.fetch(run, str(GEN)), run)
+    assert "privacy/epsilon_selection" not in judged.metrics
+    assert judged.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "says"),
+    [
+        ("train", {"train.lr": "0.5"}, "train.lr belongs to the train stage, which run"),
+        ("train", {"epsilon": "1"}, "epsilon belongs to the train stage"),
+        ("generate", {}, "is a train run, a generate run is needed"),
+    ],
+)
+def test_an_override_that_comes_too_late_is_refused(store, tiny, stage, overrides, says):
+    config, card = compose(tiny)
+    trained = run_train(config, card, store)
+    with pytest.raises(UserError, match=says):
+        continue_from(trained.run_id, stage, store, overrides)
+
+
+def test_an_unknown_run_is_refused(store):
+    with pytest.raises(UserError, match="no run 'abc'"):
+        continue_from("abc", "train", store, {})

@@ -39,7 +39,9 @@ class DenoiserSettings(Section):
 
     nf: Positive = Field(description="width of the first level is nf * ch_mult[0]")
     ch_mult: list[Positive] = Field(min_length=1)
-    attn_resolutions: list[Positive]
+    attn_resolutions: list[Positive] = Field(
+        description="sides, in pixels of the image, of the levels with attention; a side that no level has does nothing"
+    )
     blocks: Positive = Field(default=2, description="residual blocks per level")
     patch: Positive = Field(default=1, description="side of the pixel squares that become channels; 1: none")
     preset: Preset | None = Field(default=None, description="replaces nf, ch_mult and attn_resolutions")

@@ -1,6 +1,8 @@
 """The processes of one run: one by default, several under torchrun (gloo on CPU, NCCL on GPU)."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -69,6 +71,16 @@ class World:
         if not self.leads:
             content = torch.empty(int(length), dtype=torch.uint8, device=self.device)
         return bytes(self.broadcast(content).tolist()).decode()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let this process compute with the threads of all processes of its machine, which have nothing to do."""
+        own = torch.get_num_threads()
+        torch.set_num_threads(own * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(own)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

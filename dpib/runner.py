@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,7 +129,8 @@ def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | 
                 announce(world, run.id, snapshot)
             log = StageLog(run, workspace, snapshot)
             context = Context(config, card, world.device, workspace.artifacts, workspace.private, log, world)
-            metrics = stage.work(context, run)
+            with nullcontext() if stage.parallel else world.alone():
+                metrics = stage.work(context, run)
             metrics[f"time/{stage.name}"] = workspace.seconds()
             if digest is not None:
                 Seen(home()).record(run.id, digest)

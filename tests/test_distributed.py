@@ -101,3 +101,11 @@ def test_half_an_environment_is_refused(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="RANK is not set: start the processes with torchrun"):
         World.join(torch.device("cpu"))
+
+
+def test_a_stage_that_one_process_does_alone_has_the_threads_of_all(monkeypatch):
+    own = torch.get_num_threads()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with World().alone():
+        assert torch.get_num_threads() == 3 * own
+    assert torch.get_num_threads() == own

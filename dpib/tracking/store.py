@@ -1,7 +1,9 @@
 """One tracking address: finds, begins, resumes and reads runs."""
 
+import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
+from sqlalchemy.engine import make_url
 
 from dpib.errors import UserError
 from dpib.tracking.run import Run, is_dead
@@ -40,12 +43,28 @@ def _record(run: Any) -> Record:
     return Record(run.info.run_id, run.info.run_name, dict(data.tags), dict(data.params), dict(data.metrics))
 
 
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Keep other processes from a database file while its tables are made: MLflow lets two of them trip."""
+    folder = Path(make_url(uri).database or "").parent if uri.startswith("sqlite:") else None
+    if folder is None or not folder.is_dir():
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 class Store:
     """One tracking address: finds, begins, resumes and reads runs."""
 
     def __init__(self, uri: str | None = None) -> None:
         self.uri = uri or mlflow.get_tracking_uri()
-        self._client = mlflow.MlflowClient(self.uri)
+        with _one_at_a_time(self.uri):
+            self._client = mlflow.MlflowClient(self.uri)
 
     def experiment(self, dataset: str, title: str) -> str:
         """Return the id of the experiment `dpib-<dataset>`, made with its description and view if new."""

@@ -1,7 +1,7 @@
 """The processes of one run: one by default, several under torchrun (gloo on CPU, NCCL on GPU)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -62,6 +62,16 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def all_reduce_sums(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return the sum over ranks of each tensor, all in one message: many small ones take longer.
+
+        Args:
+            tensors: of one dtype, and on this process's device.
+        """
+        if self.size == 1:
+            return tensors
+        return unflatten(self.all_reduce_sum(torch.cat([tensor.flatten() for tensor in tensors])), tensors)
+
     def share(self, text: str = "") -> str:
         """Return rank 0's text on every rank; what others give is ignored."""
         if self.size == 1:
@@ -91,3 +101,9 @@ class World:
         """End the process group that `join` began."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return consecutive pieces of a vector, shaped like the tensors of `like`, which fill it."""
+    pieces = flat.split([tensor.numel() for tensor in like])
+    return [piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]

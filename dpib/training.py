@@ -16,6 +16,7 @@ from dpib.errors import UserError
 from dpib.images import Images
 from dpib.nn.ema import MovingAverage
 from dpib.privacy.gradients import Gradients
+from dpib.privacy.per_record.base import trainable
 from dpib.synthesizer import Log
 
 SNAPSHOT_SECONDS = 30.0
@@ -23,7 +24,7 @@ SNAPSHOT_SECONDS = 30.0
 
 def exact(loss: Callable[[], Tensor], model: nn.Module) -> Iterator[Gradients]:
     """Yield exact gradients of a loss that reads no sensitive record, one per step."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = trainable(model)
     while True:
         value = loss()
         yield Gradients(list(torch.autograd.grad(value, parameters)), value.detach())
@@ -39,13 +40,11 @@ def shared(loss: Callable[[int], Tensor], model: nn.Module, start: int, world: W
         start: the first step.
         world: the processes.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = trainable(model)
     for step in count(start):
         value = loss(step)
         parts = [*torch.autograd.grad(value, parameters), value.detach()]
-        # All in one message: a hundred small ones take longer than the network.
-        flat = world.all_reduce_sum(torch.cat([part.flatten() for part in parts]))
-        sums = [piece.view_as(part) for piece, part in zip(flat.split([p.numel() for p in parts]), parts, strict=True)]
+        sums = world.all_reduce_sums(parts)
         yield Gradients(sums[:-1], sums[-1])
 
 
@@ -139,7 +138,7 @@ def fit(
     Raises:
         UserError: when the loss is no longer finite.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = trainable(model)
     progress = Progress(name, model, optimizer, streams, average)
     start = done(log, name)
     if start:

@@ -24,6 +24,7 @@ from dpib.nn.denoiser import Denoiser
 from dpib.nn.ema import MovingAverage
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import Gradients, GradientSpec
+from dpib.privacy.per_record.base import trainable
 from dpib.privacy.vault import Vault
 from dpib.section import Section
 from dpib.synthesizer import Log, Task
@@ -108,7 +109,7 @@ class Diffusion:
         fit(
             self.model.train(),
             gradients,
-            torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=how.lr),
+            torch.optim.Adam(trainable(self.model), lr=how.lr),
             steps=steps,
             lr=cosine(how.lr, steps) if how.decay else constant(how.lr),
             streams={},

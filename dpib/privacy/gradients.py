@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpib.distributed import World
+from dpib.distributed import World, unflatten
 from dpib.images import Images
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import BudgetError
@@ -127,8 +127,7 @@ class PrivateSteps:
             raise BudgetError(f"a step of {self.charge.name!r} overflowed; nothing was released")
         parameters = trainable(self.model)
         flat = self.world.broadcast((total / (len(self.images) * self.charge.rate)).to(parameters[0].dtype))
-        pieces = flat.split([p.numel() for p in parameters])
-        return [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
+        return unflatten(flat, parameters)
 
 
 def prepare(

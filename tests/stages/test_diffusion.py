@@ -19,7 +19,6 @@ from dpib.pipeline import Start, continue_from, run_evaluate, run_generate, run_
 from dpib.privacy.ledger import Account
 from dpib.sensitive import Sensitive
 from dpib.stages.generate import GEN
-from dpib.tracking import Store
 from tests.conftest import TINY_DIFFUSION
 
 SMALL = {**TINY_DIFFUSION, "network.label_dim": "12", "pretrain.steps": "4", "public": "digits_28"}
@@ -28,11 +27,6 @@ SMALL = {**TINY_DIFFUSION, "network.label_dim": "12", "pretrain.steps": "4", "pu
 def small(tiny, **changed):
     common = {k: v for k, v in tiny.items() if k.startswith(("generate", "eval"))}
     return {"method": "pdp-diffusion", **common, **SMALL, **{k.replace("__", "."): v for k, v in changed.items()}}
-
-
-@pytest.fixture
-def store(tracking_uri):
-    return Store(tracking_uri)
 
 
 def key(stage, tiny, **changed):

@@ -8,12 +8,7 @@ import pytest
 
 from dpib.config import compose
 from dpib.errors import UserError
-from dpib.pipeline import (
-    file_digest,
-    run_baseline,
-    run_evaluate,
-    run_train,
-)
+from dpib.pipeline import file_digest, run_baseline, run_evaluate, run_train
 from dpib.privacy.ledger import Account
 from dpib.tracking import Store
 from tests.stages.tracked import children

@@ -6,11 +6,7 @@ import pytest
 
 from dpib.config import compose
 from dpib.errors import UserError
-from dpib.pipeline import (
-    run_generate,
-    run_pretrain,
-    run_train,
-)
+from dpib.pipeline import run_generate, run_pretrain, run_train
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
 from dpib.tracking import Store

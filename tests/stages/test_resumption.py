@@ -11,12 +11,7 @@ from dpib import checkpoint
 from dpib.config import compose
 from dpib.errors import UserError
 from dpib.methods.kernel import MeanEmbedding
-from dpib.pipeline import (
-    continue_from,
-    run_evaluate,
-    run_generate,
-    run_train,
-)
+from dpib.pipeline import continue_from, run_evaluate, run_generate, run_train
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
 from tests.stages.tracked import children

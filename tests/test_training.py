@@ -119,6 +119,6 @@ def test_shares_of_two_processes_add_up_to_the_whole():
 
     network = model()
     whole = next(shared(public_loss(network), network, 0, World()))
-    halves = next(shared(lambda step: public_loss(network)(step) / 2, network, 0, Other()))
+    halves = next(shared(lambda step: public_loss(network)(step) / 2, network, 0, Other(size=2)))
     assert all(torch.allclose(a, b) for a, b in zip(whole.of, halves.of, strict=True))
     assert torch.allclose(whole.loss, halves.loss)

@@ -1,5 +1,7 @@
 """The processes of one run: one by default, several under torchrun (gloo on CPU, NCCL on GPU)."""
 
+import atexit
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,9 +43,15 @@ class World:
             raise UserError(f"WORLD_SIZE={size} but {missing[0]} is not set: start the processes with torchrun")
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        world = cls(rank, size, device)
         if not dist.is_initialized():
+            # This module's functions have the group of all processes as a default argument. Imported later, as
+            # optimizers do, it would keep that group beyond `leave`, and the group's threads into the interpreter's
+            # end, where the one that then lets go of a tensor aborts the process.
+            importlib.import_module("torch.distributed.nn.functional")
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=size)
-        return cls(rank, size, device)
+            atexit.register(world.leave)
+        return world
 
     @property
     def leads(self) -> bool:
@@ -98,7 +106,7 @@ class World:
             dist.barrier()
 
     def leave(self) -> None:
-        """End the process group that `join` began."""
+        """End the process group that `join` began, and its threads; the end of the process does it otherwise."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 

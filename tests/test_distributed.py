@@ -49,16 +49,24 @@ world.leave()
 """
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def run(folder, processes, sigma, rate):
     """Return what every rank saw, float64 [40, parameters] each."""
     folder.mkdir()
     root = Path(__file__).parents[1]
     script = folder / "script.py"
     script.write_text(SCRIPT.format(root=str(root), nets=str(root / "tests" / "privacy")))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {**os.environ, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {
+        **os.environ,
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+    }
     command = [sys.executable, str(script), str(folder), str(sigma), str(rate)]
     ranks = [
         subprocess.Popen(command, env={**common, "RANK": str(r)}, stderr=subprocess.PIPE, text=True)
@@ -83,6 +91,28 @@ def test_noise_is_added_once_whatever_the_number_of_processes(tmp_path):
     noise = first * 7e-12 / (3.0 * 0.05)
     assert float(noise.var()) == pytest.approx(1, rel=0.02)
     assert float((noise[1:] * noise[:-1]).mean()) == pytest.approx(0, abs=0.02)
+
+
+def test_a_process_that_ends_with_messages_under_way_is_not_aborted():
+    script = """
+import torch
+import torch.distributed as dist
+from dpib.distributed import World
+World.join(torch.device("cpu"))
+import torch.distributed.nn.functional  # as optimizers do, some time later
+for _ in range(40):
+    dist.all_reduce(torch.ones(300_000), async_op=True)
+"""
+    root = str(Path(__file__).parents[1])
+    common = {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+        "PYTHONPATH": root,
+    }
+    ranks = [subprocess.Popen([sys.executable, "-c", script], env={**common, "RANK": r}) for r in "01"]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
 
 
 def test_one_process_needs_no_group(monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from dpib import seeding
@@ -90,9 +91,19 @@ def inception_embedding(weights: Path | None, device: torch.device) -> Embedding
                 reason = str(error).splitlines()[0]
                 raise UserError(f"{weights} does not hold torch-fidelity's Inception weights: {reason}") from None
     head = bool(torch.isfinite(network.fc.weight).all())
-    # Channels last: a third faster on CPUs, the same to 2e-6.
+    identity = _digest(network.state_dict())
+    # Two changes that leave the features as they are but for rounding (below 1e-5) and almost halve the time on CPUs.
+    _fold_normalisation(network)
     network = network.to(device).to(memory_format=torch.channels_last)
-    return Embedding("fidelity", _digest(network.state_dict()), lambda x: network(x.to(device)), head)
+    return Embedding("fidelity", identity, lambda x: network(x.to(device)), head)
+
+
+def _fold_normalisation(network: nn.Module) -> None:
+    """Put the fixed scale and shift of every batch normalisation into the convolution before it, in place."""
+    for module in network.modules():
+        conv, norm = getattr(module, "conv", None), getattr(module, "bn", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            module.conv, module.bn = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
 def weights_file(name: str) -> Path:

@@ -126,6 +126,23 @@ def test_local_inception_weights_without_a_head(tmp_path, inception_state):
     assert found.logits is None
 
 
+def test_inception_is_run_faster_and_gives_the_features_of_torch_fidelity(tmp_path, inception_state):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    stream = torch.Generator().manual_seed(0)
+    for name, value in inception_state.items():
+        if ".bn." in name and value.is_floating_point():  # scales and variances differ from one, shifts from nought
+            value += torch.rand(value.shape, generator=stream)
+    torch.save(inception_state, tmp_path / "w.pth")
+    plain = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(tmp_path / "w.pth")
+    )
+    x = images(3).x.expand(-1, 3, -1, -1)
+    (wanted,), (found, _) = plain(x), inception_embedding(tmp_path / "w.pth", CPU).network(x)
+    assert float(wanted.std()) > 0
+    assert float((found - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "w.pth")
     with pytest.raises(UserError, match="does not hold torch-fidelity's Inception weights"):

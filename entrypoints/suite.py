@@ -24,7 +24,7 @@ def main(config: str, storage: str, workers: int, keys: tuple[str, ...]) -> None
     store, url = cli.open_store(), storage_url(cli.given(storage))
     run = store.begin(store.suites(), f"suite-{suite.name}", {"dpib.stage": "suite"}, None)
     with closing(run, lambda: None), tempfile.TemporaryDirectory() as folder:
-        more = f"mlflow run . -e sweep_worker -P study={study_name(suite, run.id)} -P worker=1"
+        more = f"mlflow run . --env-manager local -e sweep_worker -P study={study_name(suite, run.id)} -P worker=1"
         click.echo(f"suite {suite.name}: {count} cells, run {run.id}; workers may join: {more}", err=True)
         _, progress = launch(suite, store, url, run.id, workers)
         write_text(Path(folder) / "cells.json", listed(suite, progress))

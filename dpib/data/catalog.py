@@ -104,7 +104,7 @@ def find_card(name: str, root: Path) -> Card:
     known = sorted({p.stem for p in CARDS.glob("*.yaml")} | {p.parent.name for p in root.glob("*/card.yaml")})
     raise UserError(
         f"unknown data set {name!r}{nearest(name, known)}; known: {', '.join(known)}. Your own images: "
-        f"mlflow run . -e prepare -P dataset={name} -P source=<folder with one folder per class>"
+        f"mlflow run . --env-manager local -e prepare -P dataset={name} -P source=<folder with one folder per class>"
     )
 
 

@@ -75,7 +75,7 @@ def read_arrays(path: Path, card: Card) -> Images:
 
 def missing(card: Card, path: Path) -> str:
     """Say in one line which files to put where."""
-    prepare = f"mlflow run . -e prepare -P dataset={card.name}"
+    prepare = f"mlflow run . --env-manager local -e prepare -P dataset={card.name}"
     files = ", ".join(archive.name for archive in card.source.archives)
     given = f"{prepare} -P source=<folder with {files}> (without source it downloads them)" if files else prepare
     return f"{card.title} is not prepared: {path} does not exist. Run: {given}"

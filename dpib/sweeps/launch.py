@@ -105,7 +105,7 @@ def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Se
         if hidden:
             return winner.of_secret(order, job, context, run, secret.search(job, context))
         study = _study(job, url)
-        more = f"mlflow run . -e sweep_worker -P study={study.name} -P worker=1"
+        more = f"mlflow run . --env-manager local -e sweep_worker -P study={study.name} -P worker=1"
         context.log.say(f"sweep: study {study.name} in {shown(url)}; workers may join: {more}")
         progress = _run_workers(study, job, order.workers)
         return winner.of_study(order, job, context, run, (study, progress))

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from alembic.util.exc import CommandError
 from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from dpib.errors import UserError
 from dpib.tracking.run import Run, is_dead
@@ -58,13 +60,29 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
         os.close(handle)
 
 
+def _broken(uri: str, error: Exception) -> str:
+    """Say why a store does not open, and what helps. A process killed in its first seconds leaves half a database."""
+    cure = "check MLFLOW_TRACKING_URI; if an older MLflow made this database, run `mlflow db upgrade`"
+    if uri.startswith("sqlite:"):
+        cure += f"; if it is new and holds no runs yet, delete {make_url(uri).database}"
+    return f"the tracking store does not open ({str(error).splitlines()[0]}): {cure}"
+
+
 class Store:
     """One tracking address: finds, begins, resumes and reads runs."""
 
     def __init__(self, uri: str | None = None) -> None:
+        """Open the store at a tracking address; none: the one that MLflow is set to.
+
+        Raises:
+            UserError: when there is something else there, or half of a store.
+        """
         self.uri = uri or mlflow.get_tracking_uri()
-        with _one_at_a_time(self.uri):
-            self._client = mlflow.MlflowClient(self.uri)
+        try:
+            with _one_at_a_time(self.uri):
+                self._client = mlflow.MlflowClient(self.uri)
+        except (SQLAlchemyError, CommandError, MlflowException) as error:
+            raise UserError(_broken(self.uri, error)) from None
 
     def experiment(self, dataset: str, title: str) -> str:
         """Return the id of the experiment `dpib-<dataset>`, made with its description and view if new."""

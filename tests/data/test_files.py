@@ -89,7 +89,7 @@ def test_a_missing_data_set_says_which_files_to_put_where(tmp_path):
     text = str(error.value)
     assert "mnist_28/train.npz does not exist" in text
     assert "train-images-idx3-ubyte.gz" in text
-    assert "mlflow run . -e prepare -P dataset=mnist_28 -P source=" in text
+    assert "mlflow run . --env-manager local -e prepare -P dataset=mnist_28 -P source=" in text
     assert "\n" not in text
 
 

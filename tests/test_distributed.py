@@ -1,7 +1,6 @@
 """Two gloo processes make the private steps that one process makes."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from dpib.distributed import World
 from dpib.errors import UserError
+from tests.ports import free_port
 
 SCRIPT = """
 import sys, torch
@@ -49,10 +49,10 @@ world.leave()
 """
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+def environment(size):
+    """Return what torchrun would set for every rank, but the rank."""
+    places = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return {**os.environ, **places}
 
 
 def run(folder, processes, sigma, rate):
@@ -61,12 +61,7 @@ def run(folder, processes, sigma, rate):
     root = Path(__file__).parents[1]
     script = folder / "script.py"
     script.write_text(SCRIPT.format(root=str(root), nets=str(root / "tests" / "privacy")))
-    common = {
-        **os.environ,
-        "WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": free_port(),
-    }
+    common = environment(processes)
     command = [sys.executable, str(script), str(folder), str(sigma), str(rate)]
     ranks = [
         subprocess.Popen(command, env={**common, "RANK": str(r)}, stderr=subprocess.PIPE, text=True)
@@ -93,7 +88,7 @@ def test_noise_is_added_once_whatever_the_number_of_processes(tmp_path):
     assert float((noise[1:] * noise[:-1]).mean()) == pytest.approx(0, abs=0.02)
 
 
-def test_a_process_that_ends_with_messages_under_way_is_not_aborted():
+def test_a_process_that_ends_with_messages_under_way_is_not_aborted(root):
     script = """
 import torch
 import torch.distributed as dist
@@ -103,14 +98,7 @@ import torch.distributed.nn.functional  # as optimizers do, some time later
 for _ in range(40):
     dist.all_reduce(torch.ones(300_000), async_op=True)
 """
-    root = str(Path(__file__).parents[1])
-    common = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": free_port(),
-        "PYTHONPATH": root,
-    }
+    common = {**environment(2), "PYTHONPATH": str(root)}
     ranks = [subprocess.Popen([sys.executable, "-c", script], env={**common, "RANK": r}) for r in "01"]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
 

@@ -1,7 +1,6 @@
 """Pretraining, private training and drawing in two real processes, without any store: equal to one process."""
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from dpib import checkpoint
+from tests.ports import free_port
 
 PROGRAM = """
 import sys
@@ -65,12 +65,6 @@ def start(folder, root, rank=0, size=1, port=0):
     places = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     environment = {**os.environ, **places, "PYTHONPATH": str(root)}
     return subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)], env=environment)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

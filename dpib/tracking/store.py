@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from alembic.util.exc import CommandError
 from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
@@ -45,14 +44,18 @@ def _record(run: Any) -> Record:
     return Record(run.info.run_id, run.info.run_name, dict(data.tags), dict(data.params), dict(data.metrics))
 
 
+def _database_file(uri: str) -> Path | None:
+    return Path(make_url(uri).database or "") if uri.startswith("sqlite:") else None
+
+
 @contextmanager
 def _one_at_a_time(uri: str) -> Iterator[None]:
     """Keep other processes from a database file while its tables are made: MLflow lets two of them trip."""
-    folder = Path(make_url(uri).database or "").parent if uri.startswith("sqlite:") else None
-    if folder is None or not folder.is_dir():
+    file = _database_file(uri)
+    if file is None or not file.parent.is_dir():
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(file.parent, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -63,8 +66,8 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
 def _broken(uri: str, error: Exception) -> str:
     """Say why a store does not open, and what helps. A process killed in its first seconds leaves half a database."""
     cure = "check MLFLOW_TRACKING_URI; if an older MLflow made this database, run `mlflow db upgrade`"
-    if uri.startswith("sqlite:"):
-        cure += f"; if it is new and holds no runs yet, delete {make_url(uri).database}"
+    if (file := _database_file(uri)) is not None:
+        cure += f"; if it is new and holds no runs yet, delete {file}"
     return f"the tracking store does not open ({str(error).splitlines()[0]}): {cure}"
 
 
@@ -81,8 +84,12 @@ class Store:
         try:
             with _one_at_a_time(self.uri):
                 self._client = mlflow.MlflowClient(self.uri)
-        except (SQLAlchemyError, CommandError, MlflowException) as error:
-            raise UserError(_broken(self.uri, error)) from None
+        except Exception as error:
+            from alembic.util.exc import CommandError  # a third of a second, when something is wrong only
+
+            if isinstance(error, SQLAlchemyError | CommandError | MlflowException):
+                raise UserError(_broken(self.uri, error)) from None
+            raise
 
     def experiment(self, dataset: str, title: str) -> str:
         """Return the id of the experiment `dpib-<dataset>`, made with its description and view if new."""

@@ -1,7 +1,6 @@
 """The team server as docs/server.md starts it: logins, allowed hosts, artifacts through the server."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from base64 import b64encode
 
 import mlflow
 import pytest
+
+from tests.ports import free_port
 
 REQUIRED = (
     "DPIB_DATABASE", "DPIB_AUTH_DATABASE", "DPIB_ARTIFACTS", "DPIB_ALLOWED_HOSTS", "MLFLOW_AUTH_ADMIN_PASSWORD",
@@ -67,9 +68,7 @@ def status(port, user=None, host=None):
 
 @pytest.mark.slow
 def test_clients_need_the_address_and_a_login_only(root, tmp_path, postgres, monkeypatch):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     admin = "admin:correct horse battery"
     process = start(root, tmp_path, postgres, port)
     try:

@@ -126,7 +126,7 @@ def test_local_inception_weights_without_a_head(tmp_path, inception_state):
     assert found.logits is None
 
 
-def test_inception_is_run_faster_and_gives_the_features_of_torch_fidelity(tmp_path, inception_state):
+def test_inception_with_its_normalisation_folded_gives_the_features_of_torch_fidelity(tmp_path, inception_state):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     stream = torch.Generator().manual_seed(0)

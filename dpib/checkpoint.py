@@ -17,12 +17,10 @@ State = dict[str, Any]
 """Nested dictionaries and lists of tensors, numbers, texts, booleans and None."""
 
 
-def save(path: Path, state: State, ledger: str | None = None) -> None:
-    """Write `state` to `path`, atomically; `ledger`, what it cost, travels with it (see `ledger_text`)."""
+def save(path: Path, state: State, **texts: str) -> None:
+    """Write `state` to `path`, atomically; `texts`, such as the `ledger` of what it cost, travel with it."""
     tensors: dict[str, Tensor] = {}
-    metadata = {"outline": json.dumps(_outline(state, tensors))}
-    if ledger is not None:
-        metadata["ledger"] = ledger
+    metadata = {"outline": json.dumps(_outline(state, tensors)), **texts}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -40,14 +38,14 @@ def load(path: Path) -> State:
         return state
 
 
-def ledger_text(path: Path) -> str | None:
-    """Return the ledger that was saved with a checkpoint, or None for one that saw no sensitive image.
+def text(path: Path, name: str) -> str | None:
+    """Return a text that was saved with a checkpoint, or None where there is none of that name.
 
     Raises:
         UserError: as `load` does.
     """
     with _opened(path) as (_, metadata):
-        return metadata.get("ledger")
+        return metadata.get(name)
 
 
 @contextmanager

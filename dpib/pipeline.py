@@ -12,16 +12,19 @@ from dpib.data.catalog import Card, data_root, find_card
 from dpib.data.prepare import prepare
 from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
+from dpib.overlap import refuse_alike
 from dpib.privacy.ledger import Account
+from dpib.privacy.lineage import about
 from dpib.runner import Result, Stage, execute
 from dpib.sensitive import Sensitive, fresh_account
+from dpib.spendings import TAG, Spendings, labelled_digest
 from dpib.stages.audit import audit
 from dpib.stages.baseline import baseline
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
 from dpib.stages.fidelity import require_weights
 from dpib.stages.generate import GEN, SAMPLE, generate
-from dpib.stages.pretrain import FINAL, pretrain
+from dpib.stages.pretrain import FINAL, pretrain, sources
 from dpib.stages.train import LEDGER, train
 from dpib.tracking import Run, Store
 
@@ -44,6 +47,7 @@ def run_pretrain(config: Config, card: Card, store: Store, parent: str | None = 
     """
     if config.public is None:
         raise UserError("nothing to pretrain on: give -P public=<data set or image folder>")
+    refuse_alike(config.public, card, data_root(config.data_root))
     folder = Path(config.public).expanduser().is_dir()
     contexts = {} if folder else {"public": find_card(config.public, data_root(config.data_root))}
     stage = Stage("pretrain", lambda context, _: pretrain(context), contexts=contexts, parallel=True, any_dataset=True)
@@ -78,7 +82,7 @@ def run_train(
         lambda context, _: train(context, sensitive, begin.path(store)),
         begin.inputs(),
         {"sensitive-train": card},
-        sensitive.digest,
+        sensitive.identity,
         parallel=True,
     )
     return execute(stage, config, card, store, parent)
@@ -88,11 +92,12 @@ def run_generate(config: Config, card: Card, store: Store, source_run: str, pare
     """Draw the synthetic set of a training run, or of a pretraining run, which has spent nothing."""
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
+        checkpoint_file = store.fetch(source_run, str(FINAL))
         if store.tags(source_run).get("dpib.stage") == "pretrain":
-            account = fresh_account(config, card)
+            account = fresh_account(config, card).model_copy(update={"public": sources(checkpoint_file)})
         else:
             account = Account.parse(store.fetch(source_run, str(LEDGER)).read_text())
-        return generate(context, account, store.fetch(source_run, str(FINAL)))
+        return generate(context, account, checkpoint_file)
 
     return execute(Stage("generate", work, (source_run,), parallel=True), config, card, store, parent)
 
@@ -102,20 +107,26 @@ def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: st
     require_weights(config)
     sensitive = Sensitive(config, card)
     images, statement = read_gen(gen, card)
-    stated = inherited(statement, sensitive.account(), gen)
+    stated = inherited(statement, card.name, gen)
+    account = stated or sensitive.account()
+    digest = labelled_digest(images)
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
+        assert run is not None
         if stated is None:
             context.log.say("evaluate: this set states no training cost for this data: it gets no epsilon of its own")
-        return evaluate(context, sensitive, images, stated or sensitive.account(), made_here=stated is not None)
+        experiment = store.experiment_of(run.id)
+        purse = Spendings(sensitive, store, experiment, tuple(account.origins), run.id[:12], digest)
+        run.tag({TAG: ",".join(purse.own)})
+        return evaluate(context, sensitive, images, account, stated is not None, purse)
 
     contexts = {"sensitive-train": card, "sensitive-test": card}
-    stage = Stage("evaluate", work, (source,), contexts, sensitive.digest, private_snapshot=True)
+    stage = Stage("evaluate", work, (source,), contexts, sensitive.identity, private_snapshot=True)
     return execute(stage, config, card, store, parent)
 
 
-def inherited(statement: dict[str, object] | None, fresh: Account, gen: Path) -> Account | None:
-    """Return the ledger that came with a synthetic set if it speaks of this data set, else None.
+def inherited(statement: dict[str, object] | None, dataset: str, gen: Path) -> Account | None:
+    """Return what the ledger that came with a synthetic set says of this data set, or None if it says nothing.
 
     Raises:
         UserError: when the statement's ledger is malformed.
@@ -123,10 +134,9 @@ def inherited(statement: dict[str, object] | None, fresh: Account, gen: Path) ->
     if statement is None or "ledger" not in statement:
         return None
     try:
-        account = Account.parse(json.dumps(statement["ledger"]))
+        return about(Account.parse(json.dumps(statement["ledger"])), dataset)
     except UserError as error:
         raise UserError(f"{gen}: {error}") from None
-    return account if account.dataset == fresh.dataset else None
 
 
 def run_baseline(config: Config, card: Card, store: Store) -> Result:
@@ -136,7 +146,7 @@ def run_baseline(config: Config, card: Card, store: Store) -> Result:
         "baseline",
         lambda context, _: baseline(context, sensitive),
         contexts={"sensitive-train": card, "sensitive-test": card},
-        digest=sensitive.digest,
+        identity=sensitive.identity,
         private=False,
         private_snapshot=True,
     )
@@ -156,6 +166,8 @@ def run_main(config: Config, card: Card, store: Store, start: Start | None = Non
     With a `start` nothing is pretrained.
     """
     require_weights(config)
+    if config.public is not None:
+        refuse_alike(config.public, card, data_root(config.data_root))
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
         own = run.id if run else None
@@ -175,8 +187,8 @@ def run_main(config: Config, card: Card, store: Store, start: Start | None = Non
         return {k: v for result in stages.values() if result for k, v in result.metrics.items()}
 
     inputs = start.inputs() if start else ()
-    digest = Sensitive(config, card).digest
-    stage = Stage("main", work, inputs, {"sensitive-train": card}, digest, parallel=True)
+    identity = Sensitive(config, card).identity
+    stage = Stage("main", work, inputs, {"sensitive-train": card}, identity, parallel=True)
     return execute(stage, config, card, store, parent)
 
 

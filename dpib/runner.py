@@ -20,11 +20,13 @@ from dpib.errors import UserError
 from dpib.follower import announce, follow
 from dpib.grids import grid
 from dpib.images import Images
+from dpib.journal import Identity, Journal
 from dpib.stages.context import Context
 from dpib.tracking import Run, Store
-from dpib.workspace import Seen, Workspace
+from dpib.workspace import Workspace
 
 SNAPSHOT = "checkpoints/snapshot.safetensors"
+_IMAGES = "dpib.images"
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,15 @@ class Stage:
     `work` writes artifacts and returns final metrics. `inputs` are what it consumes (run ids, file
     digests). `private_snapshot` keeps its snapshots off the store. `parallel` work is done by all processes
     together, and gets no run where that is not rank 0; it must fetch its inputs itself, because only when it is
-    announced are the stages before it finished. `any_dataset` looks for finished runs everywhere. `label` names
-    the run where the stage's own name does not tell it from others.
+    announced are the stages before it finished. `any_dataset` looks for finished runs everywhere. `identity`
+    says which sensitive images it sees. `label` names the run where the stage's own name does not tell it from others.
     """
 
     name: str
     work: Callable[[Context, Run | None], dict[str, float]]
     inputs: tuple[str, ...] = ()
     contexts: Mapping[str, Card] = field(default_factory=dict)
-    digest: Callable[[], str] | None = None
+    identity: Callable[[], Identity] | None = None
     private: bool = True
     private_snapshot: bool = False
     parallel: bool = False
@@ -113,14 +115,16 @@ def execute(stage: Stage, config: Config, card: Card, store: Store, parent: str 
 def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | None, world: World) -> Result:
     key = fingerprint(stage.name, config, card, stage.inputs)
     experiment = store.experiment_of(parent) if parent else store.experiment(card.name, card.title)
-    digest = stage.digest() if stage.digest is not None else None
-    found = _reusable(stage, key, digest, store, experiment) if config.reuse else None
+    identity = stage.identity() if stage.identity is not None else None
+    found = _reusable(stage, key, identity, store, experiment) if config.reuse else None
     if found is not None:
         if stage.parallel:
             announce(world, found, None)
         return Result(found, store.metrics(found), reused=True)
     with Workspace(home() / "work", f"{stage.name}-{key[:20]}") as workspace:
         run = _open(stage, config, card, store, workspace, (experiment, key, parent))
+        if identity is not None:
+            run.tag({_IMAGES: identity.told or "own"})
         snapshot = (
             workspace.private / "snapshot.safetensors" if stage.private_snapshot else workspace.artifacts / SNAPSHOT
         )
@@ -132,24 +136,33 @@ def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | 
             with nullcontext() if stage.parallel else world.alone():
                 metrics = stage.work(context, run)
             metrics[f"time/{stage.name}"] = workspace.seconds()
-            if digest is not None:
-                Seen(home()).record(run.id, digest)
+            if identity is not None:
+                Journal(home()).saw(run.id, identity.digest)
             run.artifacts(workspace.artifacts)
             run.final(metrics)
         workspace.remove()
     return Result(run.id, metrics)
 
 
-def _reusable(stage: Stage, key: str, digest: str | None, store: Store, experiment: str) -> str | None:
-    """Return a finished run of this fingerprint, unless it is known to have seen other images."""
-    found = store.find(None if stage.any_dataset else experiment, stage.name, key)
-    if found is None:
-        return None
-    if digest is not None and Seen(home()).differs(found, digest):
-        print(f"{stage.name}: run {found} saw other images under this name; not reused", file=sys.stderr)
-        return None
-    print(f"{stage.name}: reusing run {found} (reuse=false forces a new one)", file=sys.stderr)
-    return found
+def _reusable(stage: Stage, key: str, identity: Identity | None, store: Store, experiment: str) -> str | None:
+    """Return a finished run of this fingerprint that is known to have seen the same sensitive images, if any."""
+    for found in store.find(None if stage.any_dataset else experiment, stage.name, key):
+        if identity is not None and not _saw(found, identity, store):
+            print(
+                f"{stage.name}: run {found} did the same with other images under this name, or on another machine "
+                "whose images nobody here knows: not reused",
+                file=sys.stderr,
+            )
+            continue
+        print(f"{stage.name}: reusing run {found} (reuse=false forces a new one)", file=sys.stderr)
+        return found
+    return None
+
+
+def _saw(run: str, identity: Identity, store: Store) -> bool:
+    """Return whether a run saw these images: this machine knows it, or their publisher has made them known."""
+    told = store.tags(run).get(_IMAGES)
+    return Journal(home()).seen_by(run) == identity.digest or (told is not None and told == identity.told)
 
 
 def _open(

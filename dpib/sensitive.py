@@ -1,22 +1,26 @@
 """The one place where sensitive images are read from disk; they go straight behind the vault's door."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from dpib.config import Config
 from dpib.data import store
-from dpib.data.catalog import Card, data_root
+from dpib.data.catalog import Card, data_root, home
 from dpib.data.prepare import ensure
 from dpib.data.split import split_holdout
 from dpib.distributed import World
 from dpib.errors import UserError
-from dpib.images import Images
-from dpib.privacy.events import Charge, Scope
+from dpib.images import Images, record_digests, set_digest
+from dpib.journal import Identity, Journal
+from dpib.privacy.events import Event, Plan, Scope
 from dpib.privacy.ledger import Account, Ledger
 from dpib.privacy.rng import NoiseSource
 from dpib.privacy.vault import Vault
 from dpib.privacy.yardstick import Yardstick, unprotected
+
+HANDFUL = 5
+"""More exact copies than this are no accident: two blank images may be equal, two sets are not."""
 
 
 def fresh_account(config: Config, card: Card) -> Account:
@@ -44,25 +48,93 @@ class Sensitive:
         self._root = data_root(config.data_root)
         self._held_out = config.data.holdout or 0
         self._noise = NoiseSource(config.unsafe_noise_seed)
+        self._journal = Journal(home())
         ensure(card, self._root)
 
-    def digest(self) -> str:
-        """Return a digest of the training images, to notice changed data. Stays on this machine."""
-        return store.digest(self._train)
+    def identity(self) -> Identity:
+        """Return which training images these are; see `Identity`."""
+        return self._identity
 
     def account(self) -> Account:
         """Return a fresh account with this run's budget."""
-        return fresh_account(self._config, self._card)
+        return fresh_account(self._config, self._card).model_copy(update={"images": self._identity.told})
 
-    def vault(
-        self, scope: Scope, ledger: Ledger, plan: Sequence[Charge], folder: Path, world: World | None = None
-    ) -> Vault:
+    def remember(self, origin: str) -> None:
+        """Remember that the training `origin` sees these images."""
+        self._journal.saw(origin, self._identity.digest)
+
+    def same(self, account: Account) -> bool:
+        """Return whether an account of another data set is known here to be about these very images.
+
+        Raises:
+            UserError: when that data set holds some of these images, which no account can tell apart.
+        """
+        if any(self._journal.seen_by(origin) == self._identity.digest for origin in account.origins):
+            return True
+        path = store.split_path(self._root, account.dataset, "train")
+        if not path.is_file() or self._count(store.read_pixels(path)) <= HANDFUL:
+            return False
+        raise UserError(
+            f"what this run starts from learnt from {account.dataset}, which holds images of {self._card.name}: "
+            "train on them under one name, so that one ledger counts them"
+        )
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the images are on this machine."""
+        return store.split_path(self._root, self._card.name, "train").is_file()
+
+    def is_set(self, digest: str) -> bool:
+        """Return whether these training images are the set with this `set_digest`."""
+        return set_digest(self._train) == digest
+
+    def overlaps(self, digest: str, public: Callable[[], Images | None]) -> bool | None:
+        """Return whether more than a handful of these images stand in a public set, pixel by pixel.
+
+        Args:
+            digest: `set_digest` of the public set, by which an earlier comparison is found.
+            public: reads the public set in this one's shape; None where it is not at hand.
+
+        Returns:
+            None where it cannot be said: the public set is not here.
+        """
+        count = self._journal.shared(digest, self._identity.digest)
+        if count is None:
+            images = public()
+            if images is None:
+                return None
+            count = self._count(images)
+            self._journal.share(digest, self._identity.digest, count)
+        return count > HANDFUL
+
+    def _count(self, others: Images) -> int:
+        known = set(record_digests(others)) if others.shape == self._train.shape else set()
+        return sum(digest in known for digest in record_digests(self._train))
+
+    def trained(self, account: Account) -> bool:
+        """Return whether every training of `account` is known to have seen these images, split like this."""
+        if not any(event.scope == "train" for event in account.events):
+            return True
+        if account.images is not None and account.images == self._identity.told:
+            return True
+        seen = [self._journal.seen_by(origin) for origin in account.origins]
+        return bool(seen) and all(digest == self._identity.digest for digest in seen)
+
+    def spend(self, keys: Sequence[str], events: Iterable[Event]) -> None:
+        """Remember what is about to be spent on the held-out images to judge what `keys` name."""
+        self._journal.spend(keys, self._names, [(event.id, event.model_dump_json()) for event in events])
+
+    def spent(self, keys: Sequence[str]) -> list[Event]:
+        """Return what this machine knows to have been spent on the held-out images to judge what `keys` name."""
+        return [Event.model_validate_json(text) for text in self._journal.spent(keys, self._names)]
+
+    def vault(self, scope: Scope, ledger: Ledger, plan: Plan, folder: Path, world: World | None = None) -> Vault:
         """Return the vault of one scope; finished releases are kept in `folder`."""
         train, val = self._split
         images = train if scope == "train" else val
         if len(images) == 0:
             raise UserError("eval.mode=val selects on held-out images: set data.holdout, or eval.mode=syn")
-        return Vault(images, scope, ledger, plan, self._noise, folder, world=world)
+        return Vault(images, scope, ledger, plan.charges, self._noise, folder, world=world, prefix=plan.prefix)
 
     def yardstick(self, split: str, ledger: Ledger) -> Yardstick:
         """Return the real images of `train` (the part that is trained on) or `test` for un-noised figures."""
@@ -83,6 +155,17 @@ class Sensitive:
     @cached_property
     def _train(self) -> Images:
         return store.read_split(self._root, self._card, "train")
+
+    @cached_property
+    def _identity(self) -> Identity:
+        expected = self._card.checksums
+        published = expected is not None and store.checksum(self._train) == expected.train
+        return Identity(store.digest(self._train), published)
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        # The same images may go by two names, and one name may stand for other images than before.
+        return f"name:{self._card.name}", f"images:{self._identity.digest}"
 
     @cached_property
     def _split(self) -> tuple[Images, Images]:

@@ -92,22 +92,3 @@ class Workspace:
         """Delete the folder and its lock file."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock_path.unlink(missing_ok=True)
-
-
-class Seen:
-    """Which content of the sensitive data each finished run saw: a local file, never in the store."""
-
-    def __init__(self, root: Path) -> None:
-        self._path = root / "seen.json"
-
-    def record(self, run_id: str, digest: str) -> None:
-        """Remember that the run saw data with this digest."""
-        write_text(self._path, json.dumps({**self._all(), run_id: digest}))
-        self._path.chmod(0o600)
-
-    def differs(self, run_id: str, digest: str) -> bool:
-        """Return whether the run is known to have seen other data."""
-        return self._all().get(run_id, digest) != digest
-
-    def _all(self) -> dict[str, str]:
-        return dict(json.loads(self._path.read_text())) if self._path.is_file() else {}

@@ -62,12 +62,13 @@ def blank_store(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digits_root(tmp_path_factory):
-    """Return a data root in which the bundled digits are prepared."""
+    """Return a data root in which the bundled digits are prepared, and digits set in type as a public set."""
     from dpib.data.catalog import find_card
     from dpib.data.prepare import prepare
 
     root = tmp_path_factory.mktemp("data")
-    prepare(find_card("digits_28", root), None, root, lambda _: None)
+    for name in ("digits_28", "glyphs_28"):
+        prepare(find_card(name, root), None, root, lambda _: None)
     return root
 
 

@@ -28,7 +28,7 @@ def stage_slice(stage: str, config: Config) -> dict[str, Any]:
     keys: tuple[str, ...] = {
         "prepare": ("dataset",),
         "pretrain": ("public", "seed", "synthesizer", *(key for key in recipe if key != "train")),
-        "train": (*_TASK, *_PRIVACY, "public", *recipe),
+        "train": (*_TASK, *_PRIVACY, "public", "public_overlap", *recipe),
         "audit": (*_TASK, *_PRIVACY, *recipe),
         "generate": ("seed", "generate", *_DRAWING),
         "evaluate": ("dataset", "public", "seed", "unsafe_noise_seed", *_PRIVACY, "eval", "yardstick", "oracle"),

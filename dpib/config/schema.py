@@ -50,6 +50,9 @@ class Config(Section):
     method: Text
     dataset: Text
     public: Text | None
+    public_overlap: Literal["declared"] | None = Field(
+        default=None, description="declared: public images may be sensitive ones, and the statement shall say so"
+    )
     epsilon: float = Field(gt=0)
     delta: float | None = Field(default=None, gt=0, lt=1)
     relation: Literal["zero_out", "replace_one"]

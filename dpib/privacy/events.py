@@ -97,6 +97,22 @@ class Charge:
         )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Calibrated charges under the names that releases are asked for by, and what the ledger puts before these."""
+
+    charges: tuple[Charge, ...] = ()
+    prefix: str = ""
+
+    def named(self) -> list[Charge]:
+        """Return the charges as the ledger names them."""
+        return [replace(charge, name=self.prefix + charge.name) for charge in self.charges]
+
+    def events(self, scope: Scope, n: int, relation: Relation) -> "list[Event]":
+        """Return the ledger entries of all charges on `n` records of `scope`."""
+        return [charge.event(scope, n, relation) for charge in self.named()]
+
+
 class Event(BaseModel):
     """A charge bound to the records that it touches, as it stands in `privacy/ledger.json`."""
 

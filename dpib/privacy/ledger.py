@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dpib.atomic import write_text
 from dpib.privacy import accounting
@@ -30,8 +30,30 @@ class Yardstick(BaseModel):
     what: str
 
 
+class Public(BaseModel):
+    """Images that a training took as public: nobody is protected who is in them.
+
+    `digest` is `images.set_digest` of them, or the SHA-256 of a checkpoint that does not say what it learnt from.
+    `declared` says that images of the data set were known to be among them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    digest: str
+    declared: bool = False
+
+
+SOURCES = TypeAdapter(list[Public])
+
+
 class Account(BaseModel):
-    """The content of `privacy/ledger.json`."""
+    """The content of `privacy/ledger.json`: one data set, and what is known of all others that flowed in.
+
+    `origins` are the trainings that the account speaks of, each by a random name, the newest last. `images` is the
+    digest of the images in their order, where their publisher has made it known; that of other images stays on
+    the machines that have them. Where the scopes are not known to be `disjoint`, every event counts for every image.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -46,6 +68,11 @@ class Account(BaseModel):
     events: list[Event] = []
     yardstick: list[Yardstick] = []
     tainted: bool = False
+    disjoint: bool = True
+    origins: list[str] = []
+    images: str | None = None
+    public: list[Public] = []
+    others: "list[Account]" = []
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -75,13 +102,30 @@ class Account(BaseModel):
                 )
             if event.n != self.scopes.get(event.scope):
                 raise BudgetError(f"not a ledger of this format: {event.id!r} touches {event.n} {event.scope} images")
+        names = [self.dataset, *(other.dataset for other in self.others)]
+        if len(set(names)) < len(names) or any(other.others for other in self.others):
+            raise BudgetError("not a ledger of this format: it has more than one account of a data set")
+        for other in self.others:
+            other.check()
 
     def spent(self) -> float:
-        """Return the total epsilon at `delta`."""
-        return accounting.spent(self.events, self.delta, self.accountant)
+        """Return the total epsilon at `delta`: the maximum over scopes, or of all together if they may overlap."""
+        return self.total_of(self.events)
+
+    def total_of(self, events: Sequence[Event]) -> float:
+        """Return the total epsilon at `delta` of `events` on these scopes."""
+        if self.disjoint:
+            return accounting.spent(events, self.delta, self.accountant)
+        return accounting.composed(events, self.delta, self.accountant)
+
+    def touching(self, scope: Scope) -> list[Event]:
+        """Return the events that an image of `scope` may have taken part in, as events of that scope."""
+        if self.disjoint:
+            return [event for event in self.events if event.scope == scope]
+        return [event.model_copy(update={"scope": scope}) for event in self.events]
 
     def spent_by_scope(self) -> dict[str, float]:
-        """Return epsilon at `delta` for every scope that was touched."""
+        """Return epsilon at `delta` of the events of every scope that was touched."""
         return accounting.by_scope(self.events, self.delta, self.accountant)
 
     def text(self) -> str:
@@ -98,8 +142,10 @@ class Ledger:
         self._written: str | None = None
 
     @classmethod
-    def open(cls, path: Path, account: Account) -> Self:
+    def open(cls, path: Path, account: Account, growing: bool = False) -> Self:
         """Continue the ledger at `path`, or start there with `account` (fresh, or inherited from upstream).
+
+        A `growing` one may have a larger budget by now (see `carry`).
 
         Raises:
             BudgetError: when the file is damaged, or belongs to another data set, budget or relation.
@@ -114,6 +160,8 @@ class Ledger:
         except BudgetError as error:
             raise BudgetError(f"{path}: {error}; use resume=false to start afresh") from None
         for key in _TERMS:
+            if growing and key == "epsilon" and found.epsilon >= account.epsilon:
+                continue
             if getattr(found, key) != getattr(account, key):
                 raise BudgetError(
                     f"{path} was begun with {key} = {getattr(found, key)}, this run has "
@@ -140,7 +188,7 @@ class Ledger:
                 known[event.id] = event
                 fresh.append(event)
         events = [*self.account.events, *fresh]
-        total = accounting.spent(events, self.account.delta, self.account.accountant)
+        total = self.account.total_of(events)
         if total > self.account.epsilon * SLACK:
             names = ", ".join(event.id for event in fresh)
             raise BudgetError(
@@ -150,6 +198,12 @@ class Ledger:
         if fresh:
             self._store(self.account.model_copy(update={"events": events}))
             self.account.events.extend(fresh)
+
+    def carry(self, account: Account) -> None:
+        """Go on from `account`, this one with what others spent on the same images: the budget grows to hold it."""
+        if account != self.account:
+            self._store(account)
+            self.account = account
 
     def declare(self, name: str, scope: str, what: str) -> None:
         """Write down that an un-noised figure on real images is about to be computed."""

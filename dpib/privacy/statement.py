@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dpib.privacy import accounting
 from dpib.privacy.accounting import Total
 from dpib.privacy.events import Event
-from dpib.privacy.ledger import Account
+from dpib.privacy.ledger import Account, Public
 
 _NEIGHBOURS = {
     "zero_out": "one image with its label is replaced by a null record that contributes nothing",
@@ -14,6 +14,11 @@ _NEIGHBOURS = {
 _PUBLIC = (
     "the number of images, their positions and the split by position, the list of classes, the image size, "
     "every configuration key, and the public data sets and weights that were used"
+)
+_DISJOINT = ". They are disjoint, so the total is the larger of their epsilons."
+_OVERLAPPING = (
+    ". It is not known that they are disjoint (the training saw other images under this name, or was done elsewhere), "
+    "so the total is that of all releases together."
 )
 _ACCOUNTANTS = {
     "exact": "in closed form or by plain addition",
@@ -32,8 +37,9 @@ def render(account: Account) -> str:
         f"- **Taken as public:** {_PUBLIC}.",
         "- **Scopes:** "
         + ", ".join(f"{name} ({n} images)" for name, n in account.scopes.items())
-        + ". They are disjoint, so the total is the larger of their epsilons.",
+        + (_DISJOINT if account.disjoint else _OVERLAPPING),
     ]
+    lines += [f"- **Taken as public:** {_public(source)}." for source in account.public]
     selections = [event for event in account.events if event.kind == "noisy_max"]
     tunings = [event for event in account.events if event.kind == "random_stopping"]
     rest = [event for event in account.events if event not in selections and event not in tunings]
@@ -51,6 +57,8 @@ def render(account: Account) -> str:
         "Timing and other side channels of the computer that ran this are not covered.",
         "",
     ]
+    for other in account.others:
+        lines += ["---", "", "What is released here was also learnt from another data set:", "", render(other)]
     return "\n".join(lines)
 
 
@@ -67,6 +75,11 @@ def _verdict(account: Account) -> list[str]:
         f"In words: whatever anybody concludes from them, they would conclude with at most {_times(total)} times "
         f"the odds if any one image were missing, except with a probability of about {account.delta:.3g}.",
     ]
+
+
+def _public(source: Public) -> str:
+    shared = "; **it is declared to hold images of this data set, which are not protected**" if source.declared else ""
+    return f"{source.name} (digest {source.digest[:12]}){shared}"
 
 
 def _times(epsilon: float) -> str:
@@ -89,7 +102,8 @@ def _totals(account: Account) -> list[str]:
     if not totals:
         return ["Nothing was spent."]
     lines = [
-        "Together the releases of a scope cost less than the sum of their epsilons.",
+        "Together the releases of a scope cost less than the sum of their epsilons."
+        + ("" if account.disjoint else f" All of them together: {account.spent():.4g}."),
         "",
         "| scope | epsilon spent | how it was computed |",
         "|---|---|---|",

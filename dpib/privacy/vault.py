@@ -7,7 +7,7 @@ a value that never reached the disk was never seen, and is drawn anew under the 
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from dpib.privacy.gradients import Gradients, GradientSpec
 from dpib.privacy.ledger import BudgetError, Ledger
 from dpib.privacy.per_record.base import RecordLoss
 from dpib.privacy.rng import NoiseSource
+from dpib.privacy.sampling import poisson
 
 
 class Feature(Protocol):
@@ -68,6 +69,7 @@ class Vault:
         scope: `train` or `val`.
         ledger: the account that is charged.
         plan: calibrated charges, by whose names releases are asked for.
+        prefix: before these names in the ledger, where it holds the charges of others as well.
         noise: the source of privacy noise.
         folder: where finished releases are kept for resumption (private: counts may stand there too).
         batch: records processed at a time; bounds memory and changes no result.
@@ -86,6 +88,7 @@ class Vault:
         batch: int = 1000,
         world: World | None = None,
         witness: Witness | None = None,
+        prefix: str = "",
     ) -> None:
         expected = ledger.account.scopes.get(scope, 0)
         if len(images) != expected or not expected:
@@ -102,7 +105,9 @@ class Vault:
         self._batch = batch
         self._world = world or World()
         self._witness = witness
+        self._prefix = prefix
         self._made: dict[str, int] = {}
+        self._iterating: dict[str, object] = {}
         self._counts_file = folder / f"{scope}-counts.json"
         self._counts: dict[str, int] = {}
         if self._counts_file.is_file():
@@ -136,20 +141,22 @@ class Vault:
         if saved is not None:
             return saved
         assert charge.sigma is not None
-        self._ledger.reserve([charge], self._scope)
-        total = self._clipped_sum(feature, charge.rate)
+        self._charge(charge)
+        total = self._clipped_sum(feature, charge)
         noisy = total + charge.sigma * self._noise.normal(tuple(total.shape))
         if not torch.isfinite(noisy).all():
             raise BudgetError(f"release {name!r} overflowed; nothing was released")
         return self._finish(name, noisy)
 
-    def _clipped_sum(self, feature: Feature, rate: float) -> Tensor:
+    def _clipped_sum(self, feature: Feature, charge: Charge) -> Tensor:
         total: Tensor | None = None
-        for chunk in self._images.chunks(self._batch):
+        members = poisson(self._noise, self.n, charge.rate, charge.cap) if charge.rate < 1 else None
+        for start in range(0, self.n, self._batch):
+            chunk = self._images.take(slice(start, start + self._batch))
             norms = feature.norms(chunk.x, chunk.y)
             weights = torch.where(torch.isfinite(norms), 1 / norms.clamp(min=1), 0)
-            if rate < 1:
-                weights = weights * self._noise.bernoulli(len(chunk), rate).to(weights)
+            if members is not None:
+                weights = weights * members[start : start + self._batch].to(weights)
             # float64: the sum over a large set must not add rounding of its own to the sensitivity.
             part = feature.weighted_sum(chunk.x, chunk.y, weights).to("cpu", torch.float64)
             total = part if total is None else total + part
@@ -181,9 +188,10 @@ class Vault:
         steps = gradients.prepare(self._images, charge, loss, model, spec, self._noise, self._world)
         if self._world.leads:
             self._start_at(name, spec.start)
-            self._ledger.reserve([charge], self._scope)
+            self._charge(charge)
         self._world.barrier()
-        return self._counted(name, spec.start, steps)
+        token = self._iterating[name] = object()
+        return self._counted(name, spec.start, steps, token)
 
     def _start_at(self, name: str, start: int) -> None:
         """Note that the steps before `start` are persisted, and refuse to make any of them again."""
@@ -194,10 +202,22 @@ class Vault:
             raise BudgetError(f"step {start} of {name!r} was already released: go on at step {least}, or start afresh")
         write_text(file, json.dumps(start))
 
-    def _counted(self, name: str, start: int, steps: Iterable[Gradients]) -> Iterator[Gradients]:
-        for made, step in enumerate(steps, start + 1):
+    def _counted(self, name: str, start: int, steps: Iterable[Gradients], token: object) -> Iterator[Gradients]:
+        made = start
+        own = iter(steps)
+        while True:
+            # Two iterators of one charge would make its steps twice.
+            if self._iterating[name] is not token:
+                raise BudgetError(f"the steps of {name!r} were begun again meanwhile: the charge is for one iterator")
+            step = next(own, None)
+            if step is None:
+                return
+            made += 1
             self._made[name] = made
             yield step
+
+    def _charge(self, charge: Charge) -> None:
+        self._ledger.reserve([replace(charge, name=self._prefix + charge.name)], self._scope)
 
     def score(self, candidate: str, predictor: Predictor) -> None:
         """Count the records that `predictor` gets right; the count stays inside (see `select`).
@@ -216,12 +236,12 @@ class Vault:
         Raises:
             BudgetError: when `name` is not in the plan or cannot be paid for.
         """
-        charge = self._planned(name, "gaussian", "laplace")
+        charge = self._whole(self._planned(name, "gaussian", "laplace"))
         saved = self._finished(name)
         if saved is not None:
             return float(saved)
         correct = self._correct(predictor)
-        self._ledger.reserve([charge], self._scope)
+        self._charge(charge)
         if charge.sigma is not None:
             noise = charge.sigma * self._noise.normal((1,))
         else:
@@ -248,7 +268,7 @@ class Vault:
             return candidates[int(saved)]
         assert charge.epsilon is not None
         counts = torch.tensor([self._counts[c] for c in candidates], dtype=torch.float64)
-        self._ledger.reserve([charge], self._scope)
+        self._charge(charge)
         moves = 1 if self._ledger.account.relation == "zero_out" else 2
         winner = torch.argmax(counts + self._noise.laplace(len(candidates), moves / charge.epsilon))
         return candidates[int(self._finish(name, winner))]
@@ -257,6 +277,12 @@ class Vault:
         charge = self._plan.get(name)
         if charge is None or charge.kind not in kinds:
             raise BudgetError(f"no {' or '.join(kinds)} release named {name!r} is planned for scope {self._scope!r}")
+        return charge
+
+    def _whole(self, charge: Charge) -> Charge:
+        """Return a charge of a release that sees every record; one priced for a sample would cost too little."""
+        if charge.rate < 1:
+            raise BudgetError(f"{charge.name!r} is priced for a sample of the records, and this release sees all")
         return charge
 
     def _file(self, name: str) -> Path:

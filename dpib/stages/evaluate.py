@@ -1,8 +1,8 @@
 """Evaluate: how useful and how faithful a synthetic set is, selection charged to its ledger."""
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -11,7 +11,9 @@ from dpib.errors import UserError
 from dpib.images import Images
 from dpib.metrics.duplicates import count_duplicates
 from dpib.privacy import statement
-from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.events import Event, Plan
+from dpib.privacy.ledger import SLACK, Account, BudgetError, Ledger
+from dpib.privacy.lineage import spent_since
 from dpib.privacy.vault import Predictor
 from dpib.privacy.yardstick import Yardstick
 from dpib.public import read_public
@@ -25,8 +27,27 @@ from dpib.stages.train import LEDGER, STATEMENT, spent_metrics
 REPORT = "report.json"
 
 
+class Purse(Protocol):
+    """What pays for a selection on held-out images."""
+
+    @property
+    def name(self) -> str:
+        """What this evaluation's charges are called by, apart from those of all others."""
+
+    def record(self, events: Sequence[Event]) -> None:
+        """Remember what is about to be spent."""
+
+    def continued(self, account: Account) -> Account:
+        """Return `account` with all that is known to have been spent to judge the same training."""
+
+
 def evaluate(
-    context: Context, sensitive: Sensitive, images: Images, account: Account, made_here: bool
+    context: Context,
+    sensitive: Sensitive,
+    images: Images,
+    account: Account,
+    made_here: bool,
+    purse: Purse | None = None,
 ) -> dict[str, float]:
     """Judge `images`; write `report.json` and `privacy/*`; return the final metrics.
 
@@ -36,6 +57,7 @@ def evaluate(
         images: the synthetic set, in the card's shape.
         account: the ledger so far: what making the images cost, or nothing.
         made_here: whether that ledger came with the images; else nobody knows what they cost.
+        purse: what pays for a selection on held-out images; none where there is none.
 
     Raises:
         UserError: when oracle figures are asked for and yardstick=none forbids them.
@@ -43,10 +65,11 @@ def evaluate(
     config = context.config
     if config.oracle and config.yardstick is None:
         raise UserError("oracle=true asks for figures on real images, which yardstick=none forbids: leave one of them")
-    ledger = Ledger.open(context.artifacts / LEDGER, account)
+    ledger = Ledger.open(context.artifacts / LEDGER, account, growing=True)
     # Weights that cannot be loaded are found now, not after the classifiers are trained.
     embedding = choose_embedding(config, context.device, context.log) if config.yardstick == "all" else None
-    metrics, report = _utility(context, sensitive, images, ledger)
+    plan = _paid(context, ledger, account.epsilon, purse) if config.eval.mode == "val" else None
+    metrics, report = _utility(context, sensitive, images, ledger, plan)
     if embedding is not None:
         figures, more = fidelity(context, sensitive, images, ledger, embedding)
         metrics |= figures
@@ -77,14 +100,34 @@ def _check_public(context: Context, sensitive: Sensitive, ledger: Ledger) -> dic
     return {"oracle/public_duplicates": float(found)}
 
 
+def _paid(context: Context, ledger: Ledger, epsilon: float, purse: Purse | None) -> Plan:
+    """Charge the selections, each evaluation its own budget `epsilon`, on top of what the images paid before."""
+    assert purse is not None
+    plan = Plan(judge.selection_plan(context.config.eval, epsilon), f"{purse.name}/")
+    account = ledger.account
+    events = plan.events("val", account.scopes["val"], account.relation)
+    if account.model_copy(update={"events": events}).spent() > epsilon * SLACK:
+        raise BudgetError(f"the selections of this evaluation cost more than its budget of epsilon {epsilon:g}")
+    # Written down first, looked up then: of two evaluations at once, one at least finds the other.
+    purse.record(events)
+    grown = spent_since(purse.continued(account), events)
+    total = grown.spent()
+    if total > epsilon * SLACK:
+        before = len(grown.touching("val")) - len(events)
+        context.log.say(
+            f"evaluate: {before} releases touched these held-out images before: this evaluation spends epsilon "
+            f"{epsilon:g}, in all it is {total:.4g}"
+        )
+    ledger.carry(grown.model_copy(update={"epsilon": max(account.epsilon, total)}))
+    ledger.reserve(plan.named(), "val")
+    return plan
+
+
 def _utility(
-    context: Context, sensitive: Sensitive, images: Images, ledger: Ledger
+    context: Context, sensitive: Sensitive, images: Images, ledger: Ledger, plan: Plan | None
 ) -> tuple[dict[str, float], dict[str, Any]]:
     config, mode = context.config, context.config.eval.mode
-    plan = judge.selection_plan(config.eval, ledger.account.epsilon) if mode == "val" else ()
-    vault = sensitive.vault("val", ledger, plan, context.private) if mode == "val" else None
-    if vault is not None:
-        ledger.reserve(plan, "val")
+    vault = sensitive.vault("val", ledger, plan, context.private) if plan is not None else None
     yardstick = sensitive.yardstick("test", ledger) if config.yardstick == "all" else None
     if mode == "sen" and yardstick is None:
         raise UserError("eval.mode=sen selects on test images, which yardstick=none forbids")

@@ -1,17 +1,20 @@
 """Train: the synthesizer's only contact with the sensitive images, through the vault."""
 
+import secrets
 from pathlib import Path
 
 from dpib import checkpoint
 from dpib.atomic import write_text
+from dpib.data.catalog import data_root
 from dpib.errors import UserError
+from dpib.overlap import checked, refuse_alike
 from dpib.privacy import calibrate, statement
-from dpib.privacy.events import Charge
+from dpib.privacy.events import Charge, Plan
 from dpib.privacy.ledger import Account, Ledger
 from dpib.privacy.lineage import inherit
 from dpib.sensitive import Sensitive
 from dpib.stages.context import Context
-from dpib.stages.pretrain import FINAL, build
+from dpib.stages.pretrain import FINAL, build, sources
 from dpib.synthesizer import Synthesizer
 
 LEDGER = Path("privacy") / "ledger.json"
@@ -29,20 +32,57 @@ def train(context: Context, sensitive: Sensitive, pretrained: Path | None) -> di
     Raises:
         UserError: when the budget cannot pay for the method's plan, or for what the start cost before.
     """
-    synthesizer, account = build(context), sensitive.account()
-    if pretrained is not None:
-        synthesizer.load_state_dict(checkpoint.load(pretrained))
-        # A start that was itself trained on these images brings what that cost.
-        before = checkpoint.ledger_text(pretrained)
-        account = inherit(Account.parse(before), account) if before is not None else account
-    ledger = Ledger.open(context.artifacts / LEDGER, account)
-    plan = calibrated(synthesizer, ledger.account)
-    for charge in plan:
-        context.log.say(f"train: {charge.name}: sigma {charge.sigma:.4g}, rate {charge.rate:g}, {charge.count} time(s)")
-    synthesizer.train(sensitive.vault("train", ledger, plan, context.private, context.world), context.log)
-    checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict(), ledger.json())
+    fresh = sensitive.account().model_copy(update={"origins": [secrets.token_hex(8)]})
+    ledger = Ledger.open(context.artifacts / LEDGER, started(context, sensitive, fresh, pretrained))
+    if context.world.leads:
+        sensitive.remember(ledger.account.origins[-1])
+    plan = calibrated(build(context), ledger.account)
+    fit(context, sensitive, pretrained, ledger, Plan(plan))
     write_text(context.artifacts / STATEMENT, statement.render(ledger.account))
     return {**spent_metrics(ledger.account), **{f"privacy/sigma_{c.name}": c.sigma or 0.0 for c in plan}}
+
+
+def started(context: Context, sensitive: Sensitive, account: Account, pretrained: Path | None) -> Account:
+    """Return `account` as that of a training that begins at `pretrained`, with all that came before.
+
+    A start that was itself trained on these images brings what that cost, and any start what it took as public.
+
+    Raises:
+        UserError: when the start cost too much already, or took these very images as public.
+    """
+    config = context.config
+    if pretrained is None:
+        return account
+    before = checkpoint.text(pretrained, "ledger")
+    if before is not None:
+        account = inherit(Account.parse(before), account, sensitive.same)
+    declared = config.public_overlap is not None
+    found = account.public if before is not None else sources(pretrained)
+    root = data_root(config.data_root)
+    for source in found:
+        refuse_alike(source.name, context.card, root)
+    public = [checked(source, sensitive, context.card, config.data_root, declared) for source in found]
+    return account.model_copy(update={"public": public})
+
+
+def fit(context: Context, sensitive: Sensitive, pretrained: Path | None, ledger: Ledger, plan: Plan) -> None:
+    """Train from `pretrained` through the vault and write `checkpoints/final.safetensors` with its ledger.
+
+    Args:
+        context: the stage.
+        sensitive: the vaults of its data set.
+        pretrained: checkpoint to start from, or None.
+        ledger: what is charged.
+        plan: the calibrated charges.
+    """
+    synthesizer = build(context)
+    if pretrained is not None:
+        synthesizer.load_state_dict(checkpoint.load(pretrained))
+    for charge in plan.charges:
+        context.log.say(f"train: {charge.name}: sigma {charge.sigma:.4g}, rate {charge.rate:g}, {charge.count} time(s)")
+    vault = sensitive.vault("train", ledger, plan, context.private, context.world)
+    synthesizer.train(vault, context.log)
+    checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict(), ledger=ledger.json())
 
 
 def calibrated(synthesizer: Synthesizer, account: Account) -> tuple[Charge, ...]:

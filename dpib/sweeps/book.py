@@ -2,7 +2,8 @@
 
 A charge is in the database before its noise is drawn. A score is seen by nobody, its own worker included,
 before it is in the database; whoever asks for the same score again is given that value. So a trial that is
-begun again by another worker on another machine neither pays twice nor releases twice.
+begun again by another worker neither pays for its score twice nor releases it twice. A training that is begun again
+where nothing of the first attempt lies is another one, and is charged as such.
 """
 
 import tempfile
@@ -13,7 +14,8 @@ from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, cr
 from sqlalchemy.exc import IntegrityError
 
 from dpib.privacy.events import Charge, Scope
-from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.ledger import Account, Ledger, Public
+from dpib.privacy.lineage import merged
 
 _META = MetaData()
 _ACCOUNTS = Table(
@@ -29,6 +31,14 @@ _RELEASES = Table(
     Column("study", String(200), primary_key=True),
     Column("name", String(200), primary_key=True),
     Column("value", Float(53), nullable=False),
+)
+_PLACES = Table(
+    "dpib_place",
+    _META,
+    Column("study", String(200), primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("place", String(64), nullable=False),
 )
 
 
@@ -66,6 +76,34 @@ class Book:
             BudgetError: when the total would exceed the cap.
         """
         return self._change(lambda ledger: ledger.reserve(charges, scope))
+
+    def allows(self, charges: Sequence[Charge], scope: Scope) -> None:
+        """Raise `BudgetError` where `reserve` would; nothing is charged."""
+        with tempfile.TemporaryDirectory() as folder:
+            Ledger(self.account(), Path(folder) / "ledger.json").reserve(charges, scope)
+
+    def attempt(self, slot: int, place: str) -> int:
+        """Return which attempt at a slot the work in `place` is: a place keeps its number, a new one takes the next.
+
+        What was drawn for a charge lies where it was drawn. A retry elsewhere has none of it and draws anew, so it
+        must make charges of its own.
+        """
+        query = select(_PLACES.c.attempt, _PLACES.c.place).where(_PLACES.c.study == self._study, _PLACES.c.slot == slot)
+        while True:
+            with self._engine.connect() as connection:
+                known = {str(row.place): int(row.attempt) for row in connection.execute(query)}
+            if place in known:
+                return known[place]
+            row = {"study": self._study, "slot": slot, "attempt": len(known) + 1, "place": place}
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(insert(_PLACES).values(row))
+            except IntegrityError:
+                continue  # another place was faster
+
+    def learn(self, public: Sequence[Public]) -> Account:
+        """Write down what a training took as public."""
+        return self._change(lambda ledger: ledger.carry(_knowing(ledger.account, public)))
 
     def declare(self, name: str, scope: str, what: str) -> Account:
         """Write down that an un-noised figure on real images is about to be computed."""
@@ -120,3 +158,7 @@ class Book:
         )
         with self._engine.begin() as connection:
             return connection.execute(statement).rowcount == 1
+
+
+def _knowing(account: Account, public: Sequence[Public]) -> Account:
+    return account.model_copy(update={"public": merged(account.public, public)})

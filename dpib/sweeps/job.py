@@ -1,12 +1,14 @@
 """A sweep as its workers know it, and the work on one of its slots as a tracked run."""
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
+from dpib.atomic import write_text
 from dpib.config import Config, from_text, overlaid
 from dpib.config.fingerprint import source_digest
 from dpib.data.catalog import Card
@@ -16,17 +18,19 @@ from dpib.images import Images
 from dpib.metrics.utility import accuracy
 from dpib.pipeline import run_pretrain
 from dpib.privacy import accounting
-from dpib.privacy.events import Charge
+from dpib.privacy.events import Charge, Plan
 from dpib.privacy.ledger import Account, Ledger
 from dpib.runner import Result, Stage, execute
 from dpib.sensitive import Sensitive
+from dpib.spendings import TAG, Spendings
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate, tester
 from dpib.stages.generate import GEN
 from dpib.stages.pretrain import FINAL
+from dpib.stages.train import started
 from dpib.sweeps import modes, trial
 from dpib.sweeps.book import Book
-from dpib.sweeps.space import Point, changes, logged
+from dpib.sweeps.space import Point, changes, independent, logged
 from dpib.sweeps.spec import Sweep
 from dpib.tracking import Run, Store
 
@@ -35,8 +39,9 @@ from dpib.tracking import Run, Store
 class Job:
     """One sweep: what its trials share.
 
-    `config` and `card` are those of the proxy in mode public; `gen` is the synthetic set of a classifier
-    sweep; `charge` is the price of one score, or None where none is released per trial.
+    `config` and `card` are those of the proxy in mode public; `generate_run` made the synthetic set of a classifier
+    sweep, whose digest is `judged`; `charge` is the price of one score, or None where none is released per trial;
+    `training` is what every training must charge, or None where trials may differ.
     """
 
     spec: Sweep
@@ -48,7 +53,9 @@ class Job:
     parent: str
     sensitive: Sensitive
     generate_run: str | None = None
+    judged: str | None = None
     charge: Charge | None = None
+    training: tuple[Charge, ...] | None = None
 
     def memo(self) -> dict[str, Any]:
         """Return what `recall` needs."""
@@ -60,7 +67,9 @@ class Job:
             "config": yaml.safe_dump(self.config.nested()),
             "parent": self.parent,
             "generate_run": self.generate_run,
+            "judged": self.judged,
             "charge": None if self.charge is None else asdict(self.charge),
+            "training": None if self.training is None else [asdict(charge) for charge in self.training],
         }
 
     @classmethod
@@ -74,10 +83,34 @@ class Job:
             raise UserError(f"study {study} was begun by another version of dpib: start the workers from that one")
         spec = Sweep.model_validate(memo["spec"])
         config, card = from_text(memo["config"], {}, f"study {study}")
-        charge = None if memo["charge"] is None else Charge(**{**memo["charge"], "base": ()})
-        book = Book(url, study)
-        known = (memo["parent"], Sensitive(config, card), memo["generate_run"], charge)
-        return cls(spec, config, card, store, book, study, *known)
+        charge = None if memo["charge"] is None else _charge(memo["charge"])
+        training = None if memo["training"] is None else tuple(_charge(each) for each in memo["training"])
+        return cls(
+            spec,
+            config,
+            card,
+            store,
+            Book(url, study),
+            study,
+            memo["parent"],
+            Sensitive(config, card),
+            memo["generate_run"],
+            memo["judged"],
+            charge,
+            training,
+        )
+
+    def purse(self) -> Spendings:
+        """Return what pays for this sweep's scores."""
+        trainings = tuple(self.book.account().origins)
+        experiment = self.store.experiment_of(self.parent)
+        return Spendings(self.sensitive, self.store, experiment, trainings, self.study, self.judged)
+
+    def spend(self, charges: Sequence[Charge]) -> Account:
+        """Charge releases on held-out images; returns the account. This machine remembers them first."""
+        account = self.book.account()
+        self.purse().record([c.event("val", account.scopes["val"], account.relation) for c in charges])
+        return self.book.reserve(charges, "val")
 
     def at(self, point: Point) -> Config:
         """Return the configuration of a trial. A retry finds what its first attempt has finished."""
@@ -100,11 +133,9 @@ def run_trial(
         BudgetError: when the cap does not allow it; nothing was released.
     """
     config, spec = job.at(point), job.spec
-    plan: tuple[Charge, ...] = ()
-    if spec.kind == "synthesizer" and spec.mode != "public":
-        plan = trial.training_plan(config, job.card, job.sensitive.account())
-        named = [replace(c, name=modes.trial_id(job.study, slot, c.name)) for c in plan]
-        job.book.reserve(named, "train")
+    charges = _training(job, config)
+    if charges:
+        job.book.allows(_plan(job, slot, charges).named(), "train")
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
         assert run is not None
@@ -113,10 +144,13 @@ def run_trial(
         run.tag({"dpib.sweep": job.parent, "dpib.sweep_mode": spec.mode})
         if spec.mode == "public":
             return _public(job, context)
-        images = _images(job, context, plan)
+        run.tag({TAG: ",".join(job.purse().own)})
+        images = _images(job, slot, context, charges)
         metrics = _classify(job, slot, context, images, stop)
-        if not job.book.account().tainted and spec.mode != "unaccounted":
-            metrics["privacy/epsilon_trial"] = _price(job, plan, "sweep/score" in metrics)
+        account = closed(job.book.account(), job.spec.epsilon_total or config.epsilon)
+        trial.restate(context, account)
+        if not account.tainted and spec.mode != "unaccounted":
+            metrics["privacy/epsilon_trial"] = _price(job, charges, "sweep/score" in metrics)
         return metrics
 
     label = f"trial-{slot:03d}"
@@ -126,18 +160,65 @@ def run_trial(
     return result, result.metrics.get(score_name(spec))
 
 
+def closed(account: Account, cap: float) -> Account:
+    """Return an account with the cap of its sweep, or with what it came to where the mode knows no cap."""
+    return account.model_copy(update={"epsilon": max(cap, account.spent())})
+
+
+def _training(job: Job, config: Config) -> tuple[Charge, ...]:
+    """Return the calibrated charges of one trial's training on the sensitive images.
+
+    Raises:
+        UserError: when they differ from those of other trials where a sampler that learns proposed them.
+    """
+    if job.spec.kind == "classifier" or job.spec.mode == "public":
+        return ()
+    charges = trial.training_plan(config, job.card, job.sensitive.account())
+    if job.training is not None and charges != job.training:
+        raise UserError(modes.UNEQUAL)
+    return charges
+
+
+def equal_plans(job: Job, points: Sequence[Point] = ()) -> tuple[Charge, ...] | None:
+    """Return the charges that a training makes wherever in the space it is, or None where that differs.
+
+    Points are compared, and the space itself does not say so: a key may or may not enter a plan.
+    """
+    account = job.sensitive.account()
+    corners = independent(job.spec.space, "random", 8, 0)
+    plans = [trial.training_plan(job.at(point), job.card, account) for point in [*corners, *points]]
+    return plans[0] if all(plan == plans[0] for plan in plans) else None
+
+
+def _plan(job: Job, slot: int, charges: tuple[Charge, ...], attempt: int = 1) -> Plan:
+    return Plan(charges, modes.trial_id(job.study, slot, "", attempt))
+
+
 def score_name(spec: Sweep) -> str:
     """Return the metric of a trial that Optuna is told."""
     return {"public": spec.score.metric, "one_shot": "sweep/synthetic_accuracy"}.get(spec.mode, "sweep/score")
 
 
-def _images(job: Job, context: Context, plan: tuple[Charge, ...]) -> Images:
+def _images(job: Job, slot: int, context: Context, charges: tuple[Charge, ...]) -> Images:
+    """Return the images of a trial: the given ones, or those of a synthesizer that is trained under its charges."""
     if job.generate_run is not None:
-        gen = job.store.fetch(job.generate_run, str(GEN))
-    else:
-        trial.synthesize(context, job.sensitive, _pretrained(job, context.config), plan, job.book.account())
-        gen = context.artifacts / GEN
-    return read_gen(gen, job.card)[0]
+        return read_gen(job.store.fetch(job.generate_run, str(GEN)), job.card)[0]
+    pretrained = _pretrained(job, context.config)
+    start = started(context, job.sensitive, job.book.account(), pretrained)
+    job.book.learn(start.public)
+    plan = _plan(job, slot, charges, job.book.attempt(slot, _place(context.private)))
+    account = job.book.reserve(plan.named(), "train")
+    job.sensitive.remember(account.origins[-1])
+    trial.synthesize(context, job.sensitive, pretrained, plan, account)
+    return read_gen(context.artifacts / GEN, job.card)[0]
+
+
+def _place(folder: Path) -> str:
+    """Return the name of the place that holds a trial's noise, made up when the trial begins there."""
+    path = folder / "place.txt"
+    if not path.is_file():
+        write_text(path, secrets.token_hex(8))
+    return path.read_text()
 
 
 def _pretrained(job: Job, config: Config) -> Path | None:
@@ -171,7 +252,7 @@ def _score(job: Job, slot: int, context: Context, fitted: trial.Fitted) -> float
         context.log.say(f"trial {slot}: its score was released before the interruption and stays")
         return earlier
     charge = replace(job.charge, name=name)
-    account = job.book.reserve([charge], "val")
+    account = job.spend([charge])
     return job.book.publish(name, trial.release(context, job.sensitive, charge, account, fitted.predict))
 
 
@@ -186,12 +267,10 @@ def _public(job: Job, context: Context) -> dict[str, float]:
     """Run every stage on the proxy as if it were sensitive, since the noise is part of what is tuned."""
     config, sensitive = context.config, job.sensitive
     plan = trial.training_plan(config, job.card, sensitive.account())
-    account = Account.model_validate(
-        {**sensitive.account().model_dump(), "events": modes.events_of(plan, sensitive.account(), "train")}
-    )
-    trial.synthesize(context, sensitive, _pretrained(job, config), plan, account)
+    account = trial.spent_on(plan, sensitive.account())
+    trial.synthesize(context, sensitive, _pretrained(job, config), Plan(plan), account)
     images, _ = read_gen(context.artifacts / GEN, job.card)
-    metrics = evaluate(trial.part(context, "evaluate"), sensitive, images, account, made_here=True)
+    metrics = evaluate(trial.part(context, "evaluate"), sensitive, images, account, True, trial.OwnPurse())
     if job.spec.score.metric not in metrics:
         known = ", ".join(sorted(m for m in metrics if not m.startswith("privacy/")))
         raise UserError(f"sweep.score.metric={job.spec.score.metric} is not computed here; there are {known}")
@@ -206,3 +285,7 @@ def _price(job: Job, plan: tuple[Charge, ...], scored: bool) -> float:
     if scored and job.charge is not None:
         events += modes.events_of([replace(job.charge, name="score")], account, "val")
     return accounting.spent(events, account.delta, account.accountant)
+
+
+def _charge(memo: dict[str, Any]) -> Charge:
+    return Charge(**{**memo, "base": ()})

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,19 +15,22 @@ import yaml
 
 from dpib.config import Config, from_text
 from dpib.config.schema import flatten
-from dpib.data.catalog import Card
+from dpib.data.catalog import Card, data_root
 from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
+from dpib.images import set_digest
+from dpib.overlap import checked, refuse_alike
 from dpib.pipeline import inherited
-from dpib.privacy.ledger import Account
+from dpib.privacy.ledger import Account, Public
+from dpib.public import read_public
 from dpib.runner import Result, Stage, execute
 from dpib.sensitive import Sensitive
+from dpib.spendings import TAG, Spendings, labelled_digest
 from dpib.stages.context import Context
 from dpib.stages.generate import GEN
-from dpib.stages.train import LEDGER
 from dpib.sweeps import modes, secret, winner
 from dpib.sweeps.book import Book
-from dpib.sweeps.job import Job
+from dpib.sweeps.job import Job, equal_plans
 from dpib.sweeps.space import independent
 from dpib.sweeps.spec import Sweep
 from dpib.sweeps.study import Progress, Study, shown
@@ -74,33 +78,51 @@ def run_sweep(order: Order, store: Store) -> Result:
     inputs = (order.generate_run or "none", told)
     label = f"sweep-{spec.name}-{card.name}-eps{config.epsilon:g}-s{config.seed}"
     stage = Stage(
-        "sweep", work, inputs, {"sensitive-train": card}, sensitive.digest, private, private_snapshot=True, label=label
+        "sweep",
+        work,
+        inputs,
+        {"sensitive-train": card},
+        sensitive.identity,
+        private,
+        private_snapshot=True,
+        label=label,
     )
     return execute(stage, config, card, store)
 
 
 def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Sensitive) -> dict[str, float]:
     spec, study_name = order.spec, f"{order.spec.name}-{run.id[:12]}"
-    start = starting_account(order, store, sensitive)
+    gen = store.fetch(order.generate_run, str(GEN)) if order.generate_run is not None else None
+    start = starting_account(order, gen, sensitive, store, store.experiment_of(run.id))
     hidden = spec.mode == "random_stopping"
     url = f"sqlite:///{(context.private / 'book.db').resolve()}" if hidden else order.url
     book = Book(url, study_name)
     book.begin(_capped(order, start))
     # A sweep that is continued calibrates from the ledger that it began with, whatever happened since.
-    before = [event for event in book.account().events if f"/{study_name}/" not in event.id]
-    start = start.model_copy(update={"events": before})
+    begun = book.account()
+    before = [event for event in begun.events if f"/{study_name}/" not in event.id]
+    start = start.model_copy(update={"events": before, "origins": begun.origins, "disjoint": begun.disjoint})
+    if spec.kind == "synthesizer" and spec.mode != "public":
+        sensitive.remember(begun.origins[-1])
     if order.config.unsafe_noise_seed is not None:
         book.taint()
     config, card, real = order.config, order.card, sensitive
     if spec.mode == "public":
-        config, card = _on_proxy(order)
+        config, card = _on_proxy(order, sensitive)
         real = Sensitive(config, card)
-    job = Job(spec, config, card, store, book, study_name, run.id, real, order.generate_run)
+    judged = None if gen is None else labelled_digest(read_gen(gen, card)[0])
+    job = Job(spec, config, card, store, book, study_name, run.id, real, order.generate_run, judged)
     if spec.mode in ("compose", "unaccounted"):
         budget = start if spec.mode == "compose" else sensitive.account()
         job = replace(job, charge=modes.score_charge(spec, budget, spec.trials, "score"))
+    if spec.mode == "compose" and spec.kind == "synthesizer" and spec.sampler in modes.LEARNING:
+        job = replace(job, training=equal_plans(job))
+        if job.training is None:
+            raise UserError(modes.UNEQUAL)
     if spec.mode == "one_shot":
-        book.reserve([modes.selection_charge(start, f"{study_name}/select")], "val")
+        job.spend([modes.selection_charge(start, f"{study_name}/select")])
+    if spec.mode != "public":
+        run.tag({TAG: ",".join(job.purse().own)})
     try:
         if hidden:
             return winner.of_secret(order, job, context, run, secret.search(job, context))
@@ -113,24 +135,20 @@ def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Se
         book.close()
 
 
-def starting_account(order: Order, store: Store, sensitive: Sensitive) -> Account:
+def starting_account(order: Order, gen: Path | None, sensitive: Sensitive, store: Store, experiment: str) -> Account:
     """Return the ledger that the sweep continues, its cap in it.
 
-    A classifier sweep inherits what made the images, and every spending on validation images that earlier
-    evaluations and sweeps of the same images made.
+    A classifier sweep inherits what made the images in `gen`, and everything that is known to have been spent on
+    held-out images to judge them.
     """
     account = sensitive.account()
-    if order.generate_run is not None:
-        gen = store.fetch(order.generate_run, str(GEN))
-        account = inherited(read_gen(gen, order.card)[1], account, gen) or account
-        events = {event.id: event for event in account.events}
-        for run_id, stage in store.downstream(order.generate_run, ("evaluate", "sweep")):
-            earlier = Account.parse(store.fetch(run_id, str(LEDGER)).read_text())
-            for event in earlier.events:
-                if event.scope == "val":
-                    name = event.id if stage == "sweep" else f"val/{run_id[:12]}/{event.id.removeprefix('val/')}"
-                    events[name] = event.model_copy(update={"id": name})
-        account = account.model_copy(update={"events": list(events.values())})
+    if gen is None:
+        account = account.model_copy(update={"origins": [secrets.token_hex(8)]})
+    else:
+        images, statement = read_gen(gen, order.card)
+        account = inherited(statement, order.card.name, gen) or account
+        digest = labelled_digest(images)
+        account = Spendings(sensitive, store, experiment, tuple(account.origins), "", digest).continued(account)
     cap, spent = order.spec.epsilon_total or order.config.epsilon, account.spent_by_scope().get("train", 0.0)
     if spent > cap and order.spec.mode != "unaccounted":
         raise UserError(f"the images have cost epsilon {spent:.4g} already: raise sweep.epsilon_total={cap:g}")
@@ -144,9 +162,18 @@ def _capped(order: Order, start: Account) -> Account:
     return start.model_copy(update={"epsilon": _BOUNDLESS}) if free else start
 
 
-def _on_proxy(order: Order) -> tuple[Config, Card]:
+def _on_proxy(order: Order, sensitive: Sensitive) -> tuple[Config, Card]:
+    """Return the configuration and the card of the public proxy.
+
+    Raises:
+        UserError: when it has another shape, or is the sensitive data set or shares images with it.
+    """
     assert order.spec.proxy is not None
-    other = {"dataset": order.spec.proxy, "delta": "none", "data.holdout": "none"}
+    proxy, root = order.spec.proxy, order.config.data_root
+    refuse_alike(proxy, order.card, data_root(root))
+    source = Public(name=proxy, digest=set_digest(read_public(proxy, order.card.shape, root)))
+    checked(source, sensitive, order.card, root, order.config.public_overlap is not None)
+    other = {"dataset": proxy, "delta": "none", "data.holdout": "none"}
     config, card = from_text(yaml.safe_dump(order.config.nested()), other, "the configuration of the sweep")
     if card.shape != order.card.shape:
         raise UserError(f"sweep.proxy={card.name} has shape {list(card.shape)}, not {list(order.card.shape)}")

@@ -22,6 +22,15 @@ from dpib.sweeps.spec import Sweep
 _FIXED = ("epsilon", "delta", "relation", "accountant", "seed", "dataset", "method", "synthesizer", "profile", "data")
 
 
+LEARNING = ("tpe", "gp")
+"""Samplers that propose a trial by the scores of earlier ones."""
+UNEQUAL = (
+    "the sampler chooses the next trial by earlier scores, and this space lets it choose what a training charges "
+    "(noise, sampling rate or steps): composing what happened does not cover that; leave these keys out of the space, "
+    "or use sampler=random, qmc or grid, whose trials are drawn beforehand"
+)
+
+
 def check(spec: Sweep, dataset: str) -> None:
     """Refuse what does not go together.
 
@@ -75,9 +84,10 @@ def _check_space(spec: Sweep) -> None:
             raise UserError(f"sweep.space: a classifier sweep varies eval.* only, {key} makes other images")
 
 
-def trial_id(study: str, slot: int, what: str) -> str:
-    """Return the name of a release of one trial: the same for a retry of it."""
-    return f"{study}/trial-{slot:03d}/{what}"
+def trial_id(study: str, slot: int, what: str, attempt: int = 1) -> str:
+    """Return the name of a release of one trial: the same for a retry in the place that holds its noise."""
+    again = f"attempt-{attempt}/" if attempt > 1 else ""
+    return f"{study}/trial-{slot:03d}/{again}{what}"
 
 
 def score_charge(spec: Sweep, account: Account, releases: int, name: str) -> Charge:
@@ -131,7 +141,7 @@ def selection_charge(account: Account, name: str) -> Charge:
     """
     if _exhausted(account):
         raise _nothing_left(account)
-    spent = account.spent_by_scope().get("val", 0.0)
+    spent = _spent(account)
     # Any (e1, d) and (e2, 0) compose to (e1 + e2, d), so the rest of the budget may go to a pure mechanism,
     # but for what the accountant's rounding adds when it composes it with earlier ones.
     room = calibrate.TOLERANCE if spent else 1e-9
@@ -160,7 +170,6 @@ def renamed(charge: Charge, name: str) -> Charge:
 
 
 def _solved(plan: Sequence[Charge], account: Account) -> tuple[Charge, ...]:
-    already = [event for event in account.events if event.scope == "val"]
     if _exhausted(account):
         raise _nothing_left(account)
     try:
@@ -171,7 +180,7 @@ def _solved(plan: Sequence[Charge], account: Account) -> tuple[Charge, ...]:
             relation=account.relation,
             epsilon=account.epsilon,
             delta=account.delta,
-            already=already,
+            already=account.touching("val"),
             accountant=account.accountant,
         )
     except ValueError:
@@ -180,12 +189,16 @@ def _solved(plan: Sequence[Charge], account: Account) -> tuple[Charge, ...]:
 
 def _exhausted(account: Account) -> bool:
     # What is left must be worth more than the calibration's own tolerance.
-    return account.spent_by_scope().get("val", 0.0) >= account.epsilon * (1 - calibrate.TOLERANCE)
+    return _spent(account) >= account.epsilon * (1 - calibrate.TOLERANCE)
+
+
+def _spent(account: Account) -> float:
+    return account.total_of(account.touching("val"))
 
 
 def _nothing_left(account: Account) -> UserError:
-    spent = account.spent_by_scope().get("val", 0.0)
     return UserError(
-        f"the held-out images have already spent epsilon {spent:.4g} of sweep.epsilon_total={account.epsilon:g}: "
+        f"the held-out images have already spent epsilon {_spent(account):.4g} of "
+        f"sweep.epsilon_total={account.epsilon:g}: "
         "raise it, or start from a generate run that was not evaluated"
     )

@@ -14,14 +14,15 @@ from pathlib import Path
 from dpib.atomic import write_text
 from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
-from dpib.privacy.events import Charge
+from dpib.privacy.events import Charge, Plan
 from dpib.privacy.ledger import Account
 from dpib.privacy.rng import NoiseSource
 from dpib.stages.context import Context
 from dpib.stages.generate import GEN
 from dpib.stages.pretrain import FINAL, pretrain
+from dpib.stages.train import started
 from dpib.sweeps import modes, trial
-from dpib.sweeps.job import Job
+from dpib.sweeps.job import Job, equal_plans
 from dpib.sweeps.space import Point, independent
 
 
@@ -47,7 +48,7 @@ def search(job: Job, context: Context) -> Winner | None:
     account = job.book.account().model_copy(update={"epsilon": each})
     train, val = modes.stopping_charges(job.spec, account, plan, job.study)
     job.book.reserve(train, "train")
-    job.book.reserve([val], "val")
+    job.spend([val])
     (score,) = val.base
     best: Winner | None = None
     for number, point in enumerate(points):
@@ -68,21 +69,16 @@ def _drawn(job: Job, context: Context) -> list[Point]:
 
 
 def _plan(job: Job, points: list[Point]) -> tuple[Charge, ...]:
-    """Return the charges of one training, which must be the same wherever in the space it is.
-
-    The points are compared, and the space itself does not say so: a key may or may not enter a plan.
-    """
+    """Return the charges of one training, which must be the same wherever in the space it is."""
     if job.spec.kind == "classifier":
         return ()
-    account = job.sensitive.account()
-    corners = independent(job.spec.space, "random", 8, 0)
-    plans = [trial.training_plan(job.at(point), job.card, account) for point in [*corners, *points]]
-    if any(plan != plans[0] for plan in plans):
+    plan = equal_plans(job, points)
+    if plan is None:
         raise UserError(
             "sweep.mode=random_stopping needs trials that make the same charges, and this space changes them: "
             "leave out what decides noise, sampling rate or steps, or use mode=compose"
         )
-    return plans[0]
+    return plan
 
 
 def _trial(job: Job, context: Context, which: tuple[int, Point], plan: tuple[Charge, ...], score: Charge) -> Winner:
@@ -108,13 +104,17 @@ def _run(job: Job, context: Context, plan: tuple[Charge, ...], score: Charge) ->
     if job.generate_run is not None:
         gen = job.store.fetch(job.generate_run, str(GEN))
     else:
-        trial.synthesize(context, job.sensitive, _pretrained(context), plan, job.book.account())
+        pretrained = _pretrained(context)
+        # The search as a whole is charged already: what this training releases goes to an account of its own.
+        account = trial.spent_on(plan, started(context, job.sensitive, job.sensitive.account(), pretrained))
+        job.book.learn(account.public)
+        trial.synthesize(context, job.sensitive, pretrained, Plan(plan), account)
         gen = context.artifacts / GEN
     images, _ = read_gen(gen, job.card)
     fitted = trial.fit(context, images, lambda _step, _value: False)
     assert fitted is not None
     trial.keep(context.artifacts / trial.CLASSIFIER, fitted)
-    # The search as a whole is charged already: this trial's part of it goes to an account of its own.
+    # Likewise for its score.
     own = job.sensitive.account()
     scratch = Account.model_validate({**own.model_dump(), "epsilon": 1e12})
     return trial.release(context, job.sensitive, score, scratch, fitted.predict)

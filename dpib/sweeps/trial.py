@@ -9,20 +9,22 @@ import torch
 from torch import nn
 
 from dpib import checkpoint
+from dpib.atomic import write_text
 from dpib.checkpoint import State
 from dpib.config import Config
 from dpib.data.catalog import Card
+from dpib.data.synthetic import read_gen
 from dpib.images import Images
 from dpib.metrics.utility import accuracy, predictor, train_classifier
-from dpib.privacy.events import Charge
+from dpib.privacy import statement
+from dpib.privacy.events import Charge, Event, Plan
 from dpib.privacy.ledger import Account, BudgetError, Ledger
 from dpib.privacy.vault import Predictor
 from dpib.sensitive import Sensitive
-from dpib.stages import judge
+from dpib.stages import judge, train
 from dpib.stages.context import Context
-from dpib.stages.generate import GEN, generate
+from dpib.stages.generate import GEN, generate, statement_text, write
 from dpib.stages.pretrain import FINAL, make
-from dpib.stages.train import LEDGER, calibrated, train
 from dpib.synthesizer import Log
 
 CLASSIFIER = Path("checkpoints") / "classifier.safetensors"
@@ -38,6 +40,19 @@ class Fitted:
     network: nn.Module
     predict: Predictor
     synthetic: float
+
+
+class OwnPurse:
+    """Held-out images that have paid for nothing but this trial: those of a public proxy."""
+
+    name = "proxy"
+
+    def record(self, events: Sequence[Event]) -> None:
+        """Forget: nobody will ask."""
+
+    def continued(self, account: Account) -> Account:
+        """Return the account as it is."""
+        return account
 
 
 class PartLog:
@@ -88,32 +103,47 @@ def part(context: Context, name: str) -> Context:
 
 def training_plan(config: Config, card: Card, account: Account) -> tuple[Charge, ...]:
     """Return the calibrated charges of training a synthesizer within `account`, a fresh one."""
-    return calibrated(make(config, card, torch.device("cpu")), account)
+    return train.calibrated(make(config, card, torch.device("cpu")), account)
 
 
-def synthesize(
-    context: Context, sensitive: Sensitive, pretrained: Path | None, charged: Sequence[Charge], account: Account
-) -> None:
+def spent_on(plan: tuple[Charge, ...], account: Account) -> Account:
+    """Return a fresh account in which one training's charges stand already."""
+    events = Plan(plan).events("train", account.scopes["train"], account.relation)
+    return account.model_copy(update={"events": events})
+
+
+def synthesize(context: Context, sensitive: Sensitive, pretrained: Path | None, plan: Plan, account: Account) -> None:
     """Train a synthesizer and draw its images into `context.artifacts`.
 
     Args:
         context: the trial.
         sensitive: the data set.
         pretrained: checkpoint to start from, or None.
-        charged: the charges that were made for this training beforehand.
-        account: the ledger that travels with the images.
+        plan: the charges of this training, which `account` holds already.
+        account: the ledger that travels with the checkpoint and the images.
 
     Raises:
         BudgetError: when the training charged anything else; the images are not drawn then.
     """
+    ledger = Ledger(account.model_copy(deep=True), context.private / "training.json")
     if not (context.artifacts / FINAL).is_file():
-        train(part(context, "train"), sensitive, pretrained)
-    own = Account.parse((context.artifacts / LEDGER).read_text())
-    expected = [c.event("train", own.scopes["train"], own.relation) for c in charged]
-    if own.events != expected:
+        train.fit(part(context, "train"), sensitive, pretrained, ledger, plan)
+    if ledger.account.events != account.events:
         raise BudgetError("the training made other charges than its plan had foreseen: the trial is thrown away")
     if not (context.artifacts / GEN).is_file():
         generate(part(context, "generate"), account, context.artifacts / FINAL)
+
+
+def restate(context: Context, account: Account) -> None:
+    """Write `account`, all that is known to have been spent, into every artifact of a trial that tells what it cost."""
+    artifacts = context.artifacts
+    write_text(artifacts / train.LEDGER, account.text())
+    write_text(artifacts / train.STATEMENT, statement.render(account))
+    if (artifacts / FINAL).is_file():
+        checkpoint.save(artifacts / FINAL, checkpoint.load(artifacts / FINAL), ledger=account.text())
+    if (artifacts / GEN).is_file():
+        images, _ = read_gen(artifacts / GEN, context.card)
+        write(artifacts / GEN, images, statement_text(account, context.config.method))
 
 
 def fit(context: Context, images: Images, stop: Stop) -> Fitted | None:
@@ -159,4 +189,4 @@ def load(context: Context, path: Path) -> Predictor:
 def release(context: Context, sensitive: Sensitive, charge: Charge, account: Account, predict: Predictor) -> float:
     """Return the noised number of held-out images that `predict` gets right, under a charge already made."""
     ledger = Ledger(account, context.private / "ledger.json")
-    return sensitive.vault("val", ledger, [charge], context.private).release_count(charge.name, predict)
+    return sensitive.vault("val", ledger, Plan((charge,)), context.private).release_count(charge.name, predict)

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from dpib import checkpoint
 from dpib.atomic import replacing, write_text
 from dpib.config import overlaid
 from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
 from dpib.pipeline import run_main
 from dpib.privacy import statement
+from dpib.privacy.events import Plan
 from dpib.privacy.ledger import Account, Ledger
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
 from dpib.stages.generate import GEN, SAMPLE, statement_text, write
+from dpib.stages.pretrain import FINAL
 from dpib.stages.train import LEDGER, STATEMENT
 from dpib.sweeps import modes, trial
-from dpib.sweeps.job import Job, tested
+from dpib.sweeps.job import Job, closed, tested
 from dpib.sweeps.secret import Winner
 from dpib.sweeps.space import Point, changes
 from dpib.sweeps.study import Progress, Study, importances, save_plots
@@ -93,7 +96,8 @@ def _select(job: Job, context: Context, trials: Mapping[int, tuple[Point, str]])
     (event,) = (e for e in account.events if e.id == f"val/{name}")
     assert event.epsilon is not None
     charge = modes.noisy_max(name, event.epsilon)
-    vault = job.sensitive.vault("val", Ledger(account, context.private / "select.json"), [charge], context.private)
+    ledger = Ledger(account, context.private / "select.json")
+    vault = job.sensitive.vault("val", ledger, Plan((charge,)), context.private)
     candidates = {f"trial-{slot:03d}": slot for slot in sorted(trials)}
     for label, slot in candidates.items():
         point, run_id = trials[slot]
@@ -133,11 +137,14 @@ def _end(
             metrics["utility/accuracy_best"] = tested(job, context, predict)
         return _papers(order, job, context, run, metrics)
     images, _ = read_gen(fetch(GEN), job.card)
-    write(context.artifacts / GEN, images, statement_text(job.book.account(), config.method))
+    account = _closed(order, job, context.artifacts / LEDGER)
+    write(context.artifacts / GEN, images, statement_text(account, config.method))
+    # Any trial's checkpoint knows what was spent until then; this one was chosen by all of it.
+    checkpoint.save(context.artifacts / FINAL, checkpoint.load(fetch(FINAL)), ledger=account.text())
     _copy(fetch(SAMPLE), context.artifacts / SAMPLE)
     # The epoch is chosen on synthetic images here: the validation images have said what they were paid for.
     judged = replace(inside, config=overlaid(config, {"eval.mode": "syn"}))
-    metrics = evaluate(trial.part(judged, "evaluate"), job.sensitive, images, job.book.account(), made_here=True)
+    metrics = evaluate(trial.part(judged, "evaluate"), job.sensitive, images, account, made_here=True)
     return _papers(order, job, context, run, metrics)
 
 
@@ -156,17 +163,17 @@ def _papers(order: "Order", job: Job, context: Context, run: Run, metrics: Mappi
 
 
 def _closed(order: "Order", job: Job, path: Path) -> Account:
-    """Return the sweep's account, with the yardsticks of its evaluation, and a cap that says something."""
+    """Return the sweep's account with all that was spent meanwhile, and with the yardsticks of its evaluation."""
     account = job.book.account()
+    if job.spec.mode != "public":
+        account = job.purse().continued(account)
     if path.is_file():
         account = account.model_copy(update={"yardstick": Account.parse(path.read_text()).yardstick})
-    cap = order.spec.epsilon_total or max(order.config.epsilon, account.spent())
-    return account.model_copy(update={"epsilon": cap})
+    return closed(account, order.spec.epsilon_total or order.config.epsilon)
 
 
 def _total(account: Account) -> dict[str, float]:
-    scopes = account.spent_by_scope()
-    spent = max(scopes.values(), default=0.0)
+    scopes, spent = account.spent_by_scope(), account.spent()
     names = {"train": "privacy/epsilon_train", "val": "privacy/epsilon_selection"}
     parts = {names[scope]: value for scope, value in scopes.items()}
     return {"privacy/epsilon": spent, "privacy/epsilon_sweep": spent, "privacy/delta": account.delta, **parts}

@@ -191,25 +191,31 @@ class Store:
         except MlflowException:
             return
 
-    def find(self, experiment: str | None, stage: str, fingerprint: str) -> str | None:
-        """Return the newest finished run of this stage and fingerprint; no experiment: of any data set."""
+    def find(self, experiment: str | None, stage: str, fingerprint: str) -> list[str]:
+        """Return the finished runs of this stage and fingerprint, the newest first; no experiment: of any data set."""
         found = self._client.search_experiments(filter_string="name LIKE 'dpib-%'") if experiment is None else []
         runs = self._client.search_runs(
             [experiment] if experiment is not None else [e.experiment_id for e in found],
             f"tags.`dpib.fingerprint` = '{fingerprint}' and tags.`dpib.stage` = '{stage}' "
             "and attributes.status = 'FINISHED'",
-            max_results=1,
+            max_results=100,
             order_by=["attributes.start_time DESC"],
         )
-        return runs[0].info.run_id if runs else None
+        return [run.info.run_id for run in runs]
 
-    def downstream(self, run_id: str, stages: Sequence[str]) -> list[tuple[str, str]]:
-        """Return (run, stage) of the finished runs of these stages that consumed `run_id`, the oldest first."""
-        experiment = self.experiment_of(run_id)
-        query = f"tags.`dpib.inputs` LIKE '%{run_id}%' and attributes.status = 'FINISHED'"
-        runs = self._client.search_runs([experiment], query, max_results=1000, order_by=["attributes.start_time ASC"])
-        found = [(run.info.run_id, run.data.tags.get("dpib.stage", "")) for run in runs]
-        return [(run, stage) for run, stage in found if stage in stages]
+    def tagged(self, experiment: str, tag: str, values: Sequence[str]) -> list[tuple[str, bool]]:
+        """Return (run, whether it is finished) of all runs whose `tag`, a list with commas, holds one of `values`."""
+        found: dict[str, bool] = {}
+        for value in values:
+            token = None
+            while True:
+                query = f"tags.`{tag}` LIKE '%{value}%'"
+                page = self._client.search_runs([experiment], query, max_results=1000, page_token=token)
+                found.update({run.info.run_id: run.info.status == "FINISHED" for run in page})
+                token = page.token
+                if not token:
+                    break
+        return list(found.items())
 
     def follow(self, run_id: str) -> str:
         """Return the run's own id, also for the id that `mlflow run` printed for it.

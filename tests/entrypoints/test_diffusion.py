@@ -87,7 +87,7 @@ def test_two_processes_give_the_result_of_one(root, environment):
     found = []
     for processes in ("1", "2"):
         extra = {"processes": processes, "reuse": "false", "unsafe_noise_seed": "3"}
-        pretrained = finished(root, environment, command("pretrain", public="digits_28", **extra))
+        pretrained = finished(root, environment, command("pretrain", public="glyphs_28", **extra))
         start = {"pretrain_run": pretrained, **extra}
         trained = finished(root, environment, command("train", **start))
         words = [sys.executable, "-m", "entrypoints.generate", f"--train_run={trained}", f"--processes={processes}"]

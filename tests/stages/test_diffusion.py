@@ -21,7 +21,7 @@ from dpib.sensitive import Sensitive
 from dpib.stages.generate import GEN
 from tests.conftest import TINY_DIFFUSION
 
-SMALL = {**TINY_DIFFUSION, "network.label_dim": "12", "pretrain.steps": "4", "public": "digits_28"}
+SMALL = {**TINY_DIFFUSION, "network.label_dim": "12", "pretrain.steps": "4", "public": "glyphs_28"}
 
 
 def small(tiny, **changed):

@@ -102,7 +102,7 @@ def test_labels_follow_the_released_proportions(store, tiny):
 
 
 def test_public_pretraining_is_a_stage_of_its_own_and_costs_nothing(go, store):
-    _, run = go(public="digits_28")
+    _, run = go(public="glyphs_28")
     kids = children(run)
     assert set(kids) == {"pretrain", "train", "generate", "evaluate"}
     assert not any(k.startswith("privacy") for k in kids["pretrain"].data.metrics)

@@ -1,0 +1,82 @@
+"""What was spent on the held-out images to judge one training: known from this machine, and from the store."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpib.errors import UserError
+from dpib.images import Images, record_digests
+from dpib.privacy.events import Event
+from dpib.privacy.ledger import Account
+from dpib.privacy.lineage import about, spent_since
+from dpib.sensitive import Sensitive
+from dpib.tracking import Store
+
+TAG = "dpib.held_out"
+_LEDGER = Path("privacy") / "ledger.json"
+
+
+@dataclass(frozen=True)
+class Spendings:
+    """The spendings that belong together, because they judge one training or one synthetic set.
+
+    Args:
+        sensitive: the data set whose held-out images judge.
+        store: where others' runs are.
+        experiment: those of this data set.
+        trainings: what the training's account calls itself and what it started from, the newest last.
+        name: what the charges of this run are called by, apart from those of all others.
+        images: digest of the synthetic set, by which it is known without its statement; none: there is none yet.
+    """
+
+    sensitive: Sensitive
+    store: Store
+    experiment: str
+    trainings: tuple[str, ...]
+    name: str
+    images: str | None = None
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The keys under which what is spent now will be found."""
+        return (*self.trainings[-1:], *((self.images,) if self.images else ()))
+
+    def record(self, events: Sequence[Event]) -> None:
+        """Remember what is about to be spent, before it is."""
+        self.sensitive.spend(self.own, events)
+
+    def known(self, dataset: str) -> list[Event]:
+        """Return every event on held-out images of `dataset` that is known, each once.
+
+        Raises:
+            UserError: when a finished run spent what nobody can read any more.
+        """
+        keys = list(dict.fromkeys([*self.trainings, *self.own]))
+        found = {event.id: event for event in self.sensitive.spent(keys)}
+        for run, finished in self.store.tagged(self.experiment, TAG, keys):
+            found.update({event.id: event for event in self._stored(run, finished, dataset)})
+        return list(found.values())
+
+    def continued(self, account: Account) -> Account:
+        """Return `account` with all that is known, its scopes disjoint only if the training saw these images."""
+        grown = spent_since(account, self.known(account.dataset))
+        return grown.model_copy(update={"disjoint": account.disjoint and self.sensitive.trained(account)})
+
+    def _stored(self, run: str, finished: bool, dataset: str) -> Sequence[Event]:
+        try:
+            account = about(Account.parse(self.store.fetch(run, str(_LEDGER)).read_text()), dataset)
+        except UserError as error:
+            if not finished:
+                return []  # what it had not tracked, nobody has seen
+            raise UserError(
+                f"run {run} spent on the same held-out images, and how much cannot be read ({error}): restore its "
+                "artifacts, or give -P eval.mode=syn, which spends nothing"
+            ) from None
+        return [event for event in account.events if event.scope == "val"] if account else []
+
+
+def labelled_digest(images: Images) -> str:
+    """Return a digest of a synthetic set: the same for every order of its images, the labels counted."""
+    pairs = zip(record_digests(images), images.y.tolist(), strict=True)
+    return hashlib.sha256(b"".join(sorted(d + y.to_bytes(8, "little") for d, y in pairs))).hexdigest()

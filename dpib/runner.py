@@ -120,6 +120,9 @@ def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | 
     if found is not None:
         if stage.parallel:
             announce(world, found, None)
+        name = stage.label or run_name(stage.name, config, card, parent)
+        if config.note and parent is None and not store.annotate(found, name, config.note):
+            print(f"{stage.name}: run {found} keeps the note that it has; reuse=false makes another", file=sys.stderr)
         return Result(found, store.metrics(found), reused=True)
     with Workspace(home() / "work", f"{stage.name}-{key[:20]}") as workspace:
         run = _open(stage, config, card, store, workspace, (experiment, key, parent))
@@ -153,6 +156,9 @@ def _reusable(stage: Stage, key: str, identity: Identity | None, store: Store, e
                 "whose images nobody here knows: not reused",
                 file=sys.stderr,
             )
+            continue
+        if not store.intact(found):
+            print(f"{stage.name}: run {found} has lost files that it made; not reused", file=sys.stderr)
             continue
         print(f"{stage.name}: reusing run {found} (reuse=false forces a new one)", file=sys.stderr)
         return found

@@ -92,6 +92,7 @@ def open_store() -> Store:
     store = Store()
     if not leads():
         return store
+    store.sign()
     for run_id in store.reap():
         print(f"closed run {run_id}: its process is gone", file=sys.stderr)
     return store

@@ -3,6 +3,9 @@
 import os
 import sys
 
+import torch
+
+from dpib import lifeline
 from dpib.config import Config
 from dpib.errors import UserError
 
@@ -19,21 +22,28 @@ def relaunched(config: Config, module: str) -> bool:
         False when there is nothing to launch: one process, or this is already one of several.
 
     Raises:
-        UserError: when a process fails; the others are stopped then.
+        UserError: when more are asked for than there are GPUs or cores, or a process fails; the others are stopped
+            then.
+        KeyboardInterrupt: when this process is asked to end, and has stopped the others.
     """
     if config.processes == 1 or "WORLD_SIZE" in os.environ:
         return False
+    gpus = 0 if config.device == "cpu" else torch.cuda.device_count()
+    fits("processes", config.processes, gpus or cores(), config.oversubscribe)
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # Processes that each take all cores are slower than one.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // config.processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // config.processes)))
+    os.environ[lifeline.LAUNCHER] = str(os.getpid())
     how = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=config.processes,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # a free port
+        rdzv_endpoint="127.0.0.1:0",  # a free port
+        local_addr="127.0.0.1",  # the machine's own name need not resolve
         max_restarts=0,
         monitor_interval=0.1,
     )
@@ -45,7 +55,28 @@ def relaunched(config: Config, module: str) -> bool:
         raise UserError(
             f"process {rank} of {config.processes} failed with exit code {codes[rank]}; the others were stopped"
         ) from None
+    except SignalException:
+        raise KeyboardInterrupt from None
+    finally:
+        del os.environ[lifeline.LAUNCHER]
     return True
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fits(key: str, asked: int, room: int, oversubscribe: bool) -> None:
+    """Refuse more processes than there is room for.
+
+    Raises:
+        UserError: with the number that fits.
+    """
+    if asked > room and not oversubscribe:
+        raise UserError(
+            f"{key}={asked}, but this machine has room for {room}: give {key}={room}, or oversubscribe=true if you must"
+        )
 
 
 def culprit(codes: dict[int, int]) -> int:

@@ -11,16 +11,19 @@ from dpib.runner import closing
 from dpib.sweeps.study import storage_url
 from dpib.sweeps.suite import launch, listed, read_suite, resolve, study_name
 from entrypoints import cli
+from entrypoints.launch import cores, fits
 
 
 @cli.entry
 @click.option("--config", required=True, help="The suite: a YAML file, or the name of one in configs/suites.")
 @click.option("--storage", default="none", help="Database of the study, for workers elsewhere; else DPIB_STORAGE.")
-@click.option("--workers", default=1, help="Processes on this machine.")
+@click.option("--workers", default=1, type=click.IntRange(min=1), help="Processes on this machine.")
 def main(config: str, storage: str, workers: int, keys: tuple[str, ...]) -> None:
     """Run a suite; cells that are finished already are reused, cells that fail are listed and left out."""
     suite = read_suite(config, cli.overrides(keys))
-    count = len(resolve(suite))
+    cells = resolve(suite)
+    fits("workers", workers, cores(), all(cell.config.oversubscribe for cell in cells))
+    count = len(cells)
     store, url = cli.open_store(), storage_url(cli.given(storage))
     run = store.begin(store.suites(), f"suite-{suite.name}", {"dpib.stage": "suite"}, None)
     with closing(run, lambda: None), tempfile.TemporaryDirectory() as folder:

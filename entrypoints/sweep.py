@@ -14,13 +14,14 @@ from dpib.sweeps.spec import read_sweep
 from dpib.sweeps.study import storage_url
 from dpib.tracking import Store
 from entrypoints import cli
+from entrypoints.launch import cores, fits
 
 
 @cli.entry
 @click.option("--config", required=True, help="The sweep: a YAML file, or the name of one in configs/sweeps.")
 @click.option("--generate_run", default="none", help="Classifier sweeps: the generate run (or main run) to judge.")
 @click.option("--storage", default="none", help="Database of the study, for workers elsewhere; else DPIB_STORAGE.")
-@click.option("--workers", default=1, help="Processes on this machine.")
+@click.option("--workers", default=1, type=click.IntRange(min=1), help="Processes on this machine.")
 def main(config: str, generate_run: str, storage: str, workers: int, keys: tuple[str, ...]) -> None:
     """Run a sweep; `sweep.*` overrides its file, every other key the configuration of its trials."""
     spec, overrides, base = read_sweep(config, cli.overrides(keys))
@@ -32,9 +33,11 @@ def main(config: str, generate_run: str, storage: str, workers: int, keys: tuple
     if run is not None:
         # The file's own base describes the images that it would make; these are made already.
         chosen, card, images = continue_from(run, "generate", store, overrides)
+        fits("workers", workers, cores(), chosen.oversubscribe)
         result = run_sweep(Order(spec, chosen, card, url, workers, images), store)
     else:
         chosen, card = layered(merge(base, given))
+        fits("workers", workers, cores(), chosen.oversubscribe)
         modes.check(spec, card.name)
         made = _images(chosen, card, store) if spec.kind == "classifier" else None
         result = run_sweep(Order(spec, chosen, card, url, workers, made), store)

@@ -11,7 +11,9 @@ from dpib.config.schema import Config
 from dpib.data.catalog import Card
 
 # Keys that change how a stage runs but not what comes out of it.
-_INDIFFERENT = ("profile", "note", "device", "processes", "data_root", "reuse", "resume", "method")
+_INDIFFERENT = (
+    "profile", "note", "device", "processes", "oversubscribe", "data_root", "reuse", "resume", "method",
+)  # fmt: skip
 # Keys of any section that change nothing but speed and memory: a run that ran out of memory goes on with others.
 # An audit is of the very code that they choose.
 _SPEED = ("strategy", "physical", "splits")

@@ -62,6 +62,7 @@ class Config(Section):
     note: Text | None = None
     device: Literal["auto", "cpu", "cuda"]
     processes: Positive = 1
+    oversubscribe: bool = False
     data_root: Text | None = None
     reuse: bool
     resume: bool

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from dpib import lifeline
 from dpib.config import Config, from_text
 from dpib.config.schema import flatten
 from dpib.data.catalog import Card, data_root
@@ -203,14 +204,15 @@ def local_workers(study: Study, count: int) -> Iterator[None]:
     The block ends when no slot is left: a worker that is still there has nothing to do.
     """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_RUN")}
-    environment["DPIB_STORAGE"] = study.url
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment |= {"DPIB_STORAGE": study.url, lifeline.LAUNCHER: str(os.getpid()), "PYTHONPATH": path}
     threads = torch.get_num_threads()
     if count > 0:
         share = max(1, (os.cpu_count() or 1) // (count + 1))
         environment["OMP_NUM_THREADS"] = str(share)
         torch.set_num_threads(share)
     command = [sys.executable, "-m", "entrypoints.sweep_worker", "--study", study.name, "--worker"]
-    processes = [subprocess.Popen([*command, str(i + 1)], env=environment, cwd=ROOT) for i in range(count)]
+    processes = [subprocess.Popen([*command, str(i + 1)], env=environment) for i in range(count)]
     try:
         yield
     finally:

@@ -1,9 +1,10 @@
 """The search space of a sweep: dotted configuration keys, and how a point of it becomes a configuration."""
 
 import math
+import re
 import warnings
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import optuna
 from optuna.distributions import (
@@ -12,7 +13,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from dpib.config.compose import nest
 from dpib.config.schema import flatten
@@ -85,7 +86,18 @@ class Options(Section):
         return list(self.options)
 
 
-Space = dict[str, Range | Choices | Options]
+def _named(space: dict[str, Range | Choices | Options]) -> dict[str, Range | Choices | Options]:
+    """Refuse names that a tracked parameter cannot have: they become part of one."""
+    options = [name for dimension in space.values() if isinstance(dimension, Options) for name in dimension.options]
+    for name in (*space, *options):
+        if not re.fullmatch(r"[\w.\- ]{1,100}", name):
+            raise ValueError(
+                f"the name {name!r} holds more than letters, digits, blanks and the signs . _ -, or is too long"
+            )
+    return space
+
+
+Space = Annotated[dict[str, Range | Choices | Options], AfterValidator(_named)]
 
 
 def keys(space: Space) -> set[str]:

@@ -1,9 +1,7 @@
 """One tracking address: finds, begins, resumes and reads runs."""
 
-import fcntl
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,11 @@ from typing import Any
 import mlflow
 from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
-from mlflow.utils.file_utils import local_file_uri_to_path
-from mlflow.utils.uri import is_local_uri
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from dpib.errors import UserError
+from dpib.tracking import artifacts
+from dpib.tracking import launcher as launchers
+from dpib.tracking.opening import open_client
 from dpib.tracking.run import Run, is_dead
 from dpib.tracking.view import VIEW_NAME, view_state
 
@@ -44,33 +41,6 @@ def _record(run: Any) -> Record:
     return Record(run.info.run_id, run.info.run_name, dict(data.tags), dict(data.params), dict(data.metrics))
 
 
-def _database_file(uri: str) -> Path | None:
-    return Path(make_url(uri).database or "") if uri.startswith("sqlite:") else None
-
-
-@contextmanager
-def _one_at_a_time(uri: str) -> Iterator[None]:
-    """Keep other processes from a database file while its tables are made: MLflow lets two of them trip."""
-    file = _database_file(uri)
-    if file is None or not file.parent.is_dir():
-        yield
-        return
-    handle = os.open(file.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _broken(uri: str, error: Exception) -> str:
-    """Say why a store does not open, and what helps. A process killed in its first seconds leaves half a database."""
-    cure = "check MLFLOW_TRACKING_URI; if an older MLflow made this database, run `mlflow db upgrade`"
-    if (file := _database_file(uri)) is not None:
-        cure += f"; if it is new and holds no runs yet, delete {file}"
-    return f"the tracking store does not open ({str(error).splitlines()[0]}): {cure}"
-
-
 class Store:
     """One tracking address: finds, begins, resumes and reads runs."""
 
@@ -78,36 +48,31 @@ class Store:
         """Open the store at a tracking address; none: the one that MLflow is set to.
 
         Raises:
-            UserError: when there is something else there, or half of a store.
+            UserError: when there is something else there, half of a store, or nobody who answers.
         """
         self.uri = uri or mlflow.get_tracking_uri()
-        try:
-            with _one_at_a_time(self.uri):
-                self._client = mlflow.MlflowClient(self.uri)
-        except Exception as error:
-            from alembic.util.exc import CommandError  # a third of a second, when something is wrong only
-
-            if isinstance(error, SQLAlchemyError | CommandError | MlflowException):
-                raise UserError(_broken(self.uri, error)) from None
-            raise
+        self._client = open_client(self.uri)
 
     def experiment(self, dataset: str, title: str) -> str:
         """Return the id of the experiment `dpib-<dataset>`, made with its description and view if new."""
-        name = f"dpib-{dataset}"
+        found = self._experiment(f"dpib-{dataset}", {"mlflow.note.content": _EXPERIMENT_NOTE.format(title=title)})
+        self._client.set_experiment_tag(found, f"mlflow.sharedViewState.{VIEW_NAME}", view_state())
+        return found
+
+    def _experiment(self, name: str, tags: Mapping[str, str]) -> str:
+        """Return the id of an experiment, made if new, and restored if somebody deleted it."""
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            tags = {"mlflow.note.content": _EXPERIMENT_NOTE.format(title=title)}
             try:
-                found_id = self._client.create_experiment(name, tags=tags)
+                return str(self._client.create_experiment(name, tags=dict(tags)))
             except MlflowException:  # another process made it in between
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
                     raise
-                found_id = found.experiment_id
-        else:
-            found_id = found.experiment_id
-        self._client.set_experiment_tag(found_id, f"mlflow.sharedViewState.{VIEW_NAME}", view_state())
-        return str(found_id)
+        if found.lifecycle_stage != LifecycleStage.ACTIVE:
+            print(f"experiment {name} had been deleted: it is restored, with its runs", file=sys.stderr)
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
 
     def experiment_of(self, run_id: str) -> str:
         """Return the id of the experiment that a run belongs to."""
@@ -143,8 +108,7 @@ class Store:
 
     def suites(self) -> str:
         """Return the id of the experiment of suites, made if new."""
-        found = self._client.get_experiment_by_name("dpib-suites")
-        return str(found.experiment_id if found else self._client.create_experiment("dpib-suites"))
+        return self._experiment("dpib-suites", {})
 
     def newest_experiment(self) -> str:
         """Return the id of the dpib experiment with the newest run.
@@ -159,15 +123,15 @@ class Store:
         return str(runs[0].info.experiment_id)
 
     def begin(self, experiment: str, name: str, tags: Mapping[str, str], parent: str | None) -> Run:
-        """Start a run; at top level the run that `mlflow run` made for us is taken over (see `_launcher`)."""
-        launcher = None if parent else self._launcher()
+        """Start a run; at top level the run that `mlflow run` made for us is taken over."""
+        launcher = None if parent else launchers.current(self._client)
         if launcher is not None and launcher.info.experiment_id != "0":
             run_id = launcher.info.run_id
             self._client.set_tag(run_id, "mlflow.runName", name)
         else:
-            extra = {"mlflow.parentRunId": parent} if parent else self._source(launcher)
+            extra = {"mlflow.parentRunId": parent} if parent else launchers.source(launcher)
             run_id = self._client.create_run(experiment, run_name=name, tags=extra).info.run_id
-            self._retire(launcher, run_id)
+            launchers.retire(self._client, launcher, run_id)
         run = Run(self._client, run_id)
         run.tag(tags)
         return run
@@ -180,7 +144,7 @@ class Store:
             return None
         if found.info.lifecycle_stage != LifecycleStage.ACTIVE or found.info.status == "FINISHED":
             return None
-        self._retire(self._launcher(), run_id)
+        launchers.retire(self._client, launchers.current(self._client), run_id)
         self._client.update_run(run_id, status="RUNNING")
         return Run(self._client, run_id)
 
@@ -221,13 +185,17 @@ class Store:
         """Return the run's own id, also for the id that `mlflow run` printed for it.
 
         Raises:
-            UserError: when there is no such run here.
+            UserError: when there is no such run here, or it was deleted.
         """
         try:
             run = self._client.get_run(run_id)
+            if (real := run.data.tags.get("dpib.run", run_id)) != run_id:
+                run = self._client.get_run(real)
         except MlflowException as error:
             raise UserError(f"no run {run_id!r} at {self.uri}: {str(error).splitlines()[0]}") from None
-        return str(run.data.tags.get("dpib.run", run_id))
+        if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise UserError(f"run {real} was deleted: give another, or `mlflow runs restore --run-id {real}` first")
+        return str(real)
 
     def metrics(self, run_id: str) -> dict[str, float]:
         """Return the latest value of every metric of a run."""
@@ -243,57 +211,33 @@ class Store:
         Raises:
             UserError: when the run has no such artifact.
         """
-        try:
-            root = self._client.get_run(run_id).info.artifact_uri
-            if is_local_uri(root):
-                path = Path(local_file_uri_to_path(root)) / artifact
-                if not path.exists():
-                    raise FileNotFoundError(path)
-                return path
-            return Path(self._client.download_artifacts(run_id, artifact))
-        except (MlflowException, OSError) as error:
-            raise UserError(f"run {run_id} has no artifact {artifact}: {str(error).splitlines()[0]}") from None
+        return artifacts.fetch(self._client, run_id, artifact)
+
+    def intact(self, run_id: str) -> bool:
+        """Return whether all that a finished run uploaded is there still."""
+        return artifacts.intact(self._client, run_id)
+
+    def annotate(self, run_id: str, name: str, note: str) -> bool:
+        """Give a run that has no note of its own a note and the name that goes with it; say whether it got them."""
+        if "mlflow.note.content" in (tags := self.tags(run_id)):
+            return tags["mlflow.note.content"] == note
+        self._client.set_tag(run_id, "mlflow.note.content", note)
+        self._client.set_tag(run_id, "mlflow.runName", name)
+        return True
+
+    def sign(self) -> None:
+        """Write down which process stands behind the run that `mlflow run` made for this command, if it did."""
+        launchers.sign(self._client)
 
     def reap(self) -> list[str]:
-        """Close runs whose process is gone, and return their ids; delete launchers that have ended.
-
-        MLflow cannot end a run that was deleted, so a launcher stays until the next command comes by.
-        """
-        for launcher in self._client.search_runs(["0"], "tags.`dpib.run` != ''", max_results=1000):
-            if launcher.info.status != "RUNNING":
-                self._client.delete_run(launcher.info.run_id)
-        experiments = [e.experiment_id for e in self._client.search_experiments(filter_string="name LIKE 'dpib-%'")]
-        if not experiments:
-            return []
-        dead = []
-        for run in self._client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000):
+        """Close runs whose process is gone, those of `mlflow run` among them, and return their ids."""
+        experiments = list(self._client.search_experiments())
+        dead = launchers.put_away(self._client, [e.experiment_id for e in experiments])
+        own = [e.experiment_id for e in experiments if e.name.startswith("dpib-")]
+        if not own:
+            return dead
+        for run in self._client.search_runs(own, "attributes.status = 'RUNNING'", max_results=1000):
             if "dpib.stage" in run.data.tags and is_dead(run.data.tags):
                 self._client.set_terminated(run.info.run_id, "KILLED")
                 dead.append(run.info.run_id)
         return dead
-
-    def _launcher(self) -> Any | None:
-        """Return the run that `mlflow run` made for this process, unless it was dealt with already."""
-        run_id = os.environ.get("MLFLOW_RUN_ID")
-        if run_id is None:
-            return None
-        try:
-            run = self._client.get_run(run_id)
-        except MlflowException:
-            return None
-        return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE and "dpib.stage" not in run.data.tags else None
-
-    def _retire(self, launcher: Any | None, run_id: str) -> None:
-        """Mark the launcher's run as a mere pointer to the real one; `mlflow run` itself will end it."""
-        if launcher is None or launcher.info.run_id == run_id:
-            return
-        self._client.set_tag(launcher.info.run_id, "dpib.run", run_id)
-        self._client.set_tag(launcher.info.run_id, "mlflow.runName", f"launcher of {run_id}")
-
-    @staticmethod
-    def _source(launcher: Any | None) -> dict[str, str]:
-        """Carry over where the launcher says the code came from."""
-        if launcher is None:
-            return {}
-        kept = ("mlflow.source.", "mlflow.project.", "mlflow.user")
-        return {k: v for k, v in launcher.data.tags.items() if k.startswith(kept)}

@@ -22,6 +22,7 @@ SMALL = {
     **TINY_DIFFUSION,
     "method": "dpdm",
     "device": "cpu",
+    "oversubscribe": "true",  # two processes are meant to work on one core as well
     "pretrain.steps": "3",
     "generate.images": "45",
     "generate.batch": "10",

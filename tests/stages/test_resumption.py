@@ -139,3 +139,27 @@ def test_an_override_that_comes_too_late_is_refused(store, tiny, stage, override
 def test_an_unknown_run_is_refused(store):
     with pytest.raises(UserError, match="no run 'abc'"):
         continue_from("abc", "train", store, {})
+
+
+def test_a_finished_stage_whose_files_are_gone_is_done_anew(store, tiny, capsys):
+    config, card = compose(tiny)
+    first = run_train(config, card, store)
+    store.fetch(first.run_id, "checkpoints/final.safetensors").unlink()
+    again = run_train(config, card, store)
+    assert not again.reused
+    assert again.run_id != first.run_id
+    assert f"run {first.run_id} has lost files that it made; not reused" in capsys.readouterr().err
+
+
+def test_a_note_on_a_finished_run_is_added_and_never_written_over(store, tiny, capsys):
+    config, card = compose(tiny)
+    first = run_train(config, card, store)
+    noted = run_train(config.model_copy(update={"note": "mine"}), card, store)
+    assert noted.run_id == first.run_id
+    run = mlflow.get_run(first.run_id)
+    assert run.data.tags["mlflow.note.content"] == "mine"
+    assert run.info.run_name == "dp-merf-digits_28-eps10-s0-mine"
+    assert "keeps the note" not in capsys.readouterr().err
+    run_train(config.model_copy(update={"note": "other"}), card, store)
+    assert mlflow.get_run(first.run_id).data.tags["mlflow.note.content"] == "mine"
+    assert "keeps the note that it has" in capsys.readouterr().err

@@ -94,3 +94,12 @@ def test_a_misspelt_key_names_the_nearest():
         read_sweep("classifier", {"sweep.trails": "3"})
     with pytest.raises(UserError, match="classifier, synthesizer"):
         read_sweep("nothing", {})
+
+
+@pytest.mark.parametrize("name", ["wide (a, b)", "wide[1]", "", "x" * 101])
+def test_a_name_that_no_tracked_parameter_can_have_is_refused_when_read(name):
+    groups = {"small": {"eval.schedule.lr": 0.1}, "large": {"eval.schedule.lr": 0.2}}
+    with pytest.raises(UserError, match="holds more than letters, digits"):
+        space(**{name: {"options": groups}})
+    with pytest.raises(UserError, match="holds more than letters, digits"):
+        space(architecture={"options": {**groups, name: {"eval.schedule.lr": 0.3}}})

@@ -13,7 +13,7 @@ from dpib.data.prepare import prepare
 from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
 from dpib.overlap import refuse_alike
-from dpib.privacy.ledger import Account
+from dpib.privacy.ledger import LEDGER, Account
 from dpib.privacy.lineage import about
 from dpib.runner import Result, Stage, execute
 from dpib.sensitive import Sensitive, fresh_account
@@ -25,7 +25,7 @@ from dpib.stages.evaluate import evaluate
 from dpib.stages.fidelity import require_weights
 from dpib.stages.generate import GEN, SAMPLE, generate
 from dpib.stages.pretrain import FINAL, pretrain, sources
-from dpib.stages.train import LEDGER, train
+from dpib.stages.train import train
 from dpib.tracking import Run, Store
 
 
@@ -36,7 +36,7 @@ def run_prepare(config: Config, card: Card, store: Store, source: Path | None, v
         splits = prepare(card, source, data_root(config.data_root), context.log.say, verify)
         return {f"data/{split}": float(len(images)) for split, images in splits.items()}
 
-    return execute(Stage("prepare", work), config.model_copy(update={"reuse": False}), card, store)
+    return execute(Stage("prepare", work, discreet=True), config.model_copy(update={"reuse": False}), card, store)
 
 
 def run_pretrain(config: Config, card: Card, store: Store, parent: str | None = None) -> Result:

@@ -21,6 +21,7 @@ from dpib.follower import announce, follow
 from dpib.grids import grid
 from dpib.images import Images
 from dpib.journal import Identity, Journal
+from dpib.privacy.ledger import LEDGER, Account
 from dpib.stages.context import Context
 from dpib.tracking import Run, Store
 from dpib.workspace import Workspace
@@ -47,6 +48,8 @@ class Stage:
     together, and gets no run where that is not rank 0; it must fetch its inputs itself, because only when it is
     announced are the stages before it finished. `any_dataset` looks for finished runs everywhere. `identity`
     says which sensitive images it sees. `label` names the run where the stage's own name does not tell it from others.
+    What is not `timed` leaves no trace of how long it took. The errors of a `discreet` stage may name sensitive files
+    and stay off the store.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Stage:
     parallel: bool = False
     any_dataset: bool = False
     label: str | None = None
+    timed: bool = True
+    discreet: bool = False
 
 
 class StageLog:
@@ -70,6 +75,8 @@ class StageLog:
         self._snapshot = snapshot
         self._file = workspace.artifacts / "logs" / "stage.log"
         self._file.parent.mkdir(exist_ok=True)
+        self._ledger = workspace.artifacts / LEDGER
+        self._told: int | None = None
 
     def say(self, text: str) -> None:
         """Print a line and keep it in `logs/stage.log`."""
@@ -79,10 +86,12 @@ class StageLog:
 
     def curve(self, name: str, value: float, step: int) -> None:
         """Track a number by step."""
+        self._tell_ledger()
         self._run.curve(name, value, step)
 
     def grid(self, name: str, images: Images, step: int) -> None:
         """Track a grid of synthetic images by step, ten to a row."""
+        self._tell_ledger()
         self._run.image(name, grid(images.x, 10), step)
 
     def save(self, state: State) -> None:
@@ -93,6 +102,16 @@ class StageLog:
     def restored(self) -> State | None:
         """Return the snapshot of an interrupted attempt."""
         return checkpoint.load(self._snapshot) if self._snapshot.is_file() else None
+
+    def tainted(self) -> bool:
+        """Return whether the stage's ledger says that its noise was not private."""
+        return self._ledger.is_file() and Account.parse(self._ledger.read_text(encoding="utf-8")).tainted
+
+    def _tell_ledger(self) -> None:
+        """Track the ledger before what it speaks of: a run that is killed keeps it beside the grids it has shown."""
+        if self._ledger.is_file() and (changed := self._ledger.stat().st_mtime_ns) != self._told:
+            self._run.artifact(self._ledger, str(LEDGER.parent))
+            self._told = changed
 
 
 def execute(stage: Stage, config: Config, card: Card, store: Store, parent: str | None = None) -> Result:
@@ -128,17 +147,22 @@ def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | 
         run = _open(stage, config, card, store, workspace, (experiment, key, parent))
         if identity is not None:
             run.tag({_IMAGES: identity.told or "own"})
+        if not stage.timed:
+            store.hide_times(run)
         snapshot = (
             workspace.private / "snapshot.safetensors" if stage.private_snapshot else workspace.artifacts / SNAPSHOT
         )
-        with closing(run, workspace.pause):
+        with closing(run, workspace.pause, stage.discreet):
             if stage.parallel:
                 announce(world, run.id, snapshot)
             log = StageLog(run, workspace, snapshot)
             context = Context(config, card, world.device, workspace.artifacts, workspace.private, log, world)
             with nullcontext() if stage.parallel else world.alone():
                 metrics = stage.work(context, run)
-            metrics[f"time/{stage.name}"] = workspace.seconds()
+            if stage.timed:
+                metrics[f"time/{stage.name}"] = workspace.seconds()
+            if log.tainted():
+                run.tag({"dpib.private": "false"})
             if identity is not None:
                 Journal(home()).saw(run.id, identity.digest)
             run.artifacts(workspace.artifacts)
@@ -228,8 +252,11 @@ def _tags(stage: Stage, config: Config, card: Card, key: str) -> dict[str, str]:
 
 
 @contextmanager
-def closing(run: Run, pause: Callable[[], None]) -> Iterator[None]:
-    """End the run as what happened inside: FINISHED, FAILED with its reason, or KILLED (after a `pause`)."""
+def closing(run: Run, pause: Callable[[], None], discreet: bool = False) -> Iterator[None]:
+    """End the run as what happened inside: FINISHED, FAILED with its reason, or KILLED (after a `pause`).
+
+    Where it is `discreet` the reason is told on the machine alone.
+    """
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
@@ -239,7 +266,8 @@ def closing(run: Run, pause: Callable[[], None]) -> Iterator[None]:
         raise
     except BaseException as error:
         pause()
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = "" if discreet else str(error)
+        reason = said.splitlines()[0] if said else type(error).__name__
         run.tag({"dpib.error": reason[:500]})
         run.finish("FAILED")
         raise

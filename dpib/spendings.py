@@ -3,18 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dpib.errors import UserError
 from dpib.images import Images, record_digests
 from dpib.privacy.events import Event
-from dpib.privacy.ledger import Account
+from dpib.privacy.ledger import LEDGER, Account
 from dpib.privacy.lineage import about, spent_since
 from dpib.sensitive import Sensitive
 from dpib.tracking import Store
 
 TAG = "dpib.held_out"
-_LEDGER = Path("privacy") / "ledger.json"
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Spendings:
 
     def _stored(self, run: str, finished: bool, dataset: str) -> Sequence[Event]:
         try:
-            account = about(Account.parse(self.store.fetch(run, str(_LEDGER)).read_text()), dataset)
+            account = about(Account.parse(self.store.fetch(run, str(LEDGER)).read_text()), dataset)
         except UserError as error:
             if not finished:
                 return []  # what it had not tracked, nobody has seen

@@ -8,9 +8,8 @@ import click
 
 from dpib.data import npz
 from dpib.errors import UserError
-from dpib.privacy.ledger import Account
+from dpib.privacy.ledger import LEDGER, Account
 from dpib.privacy.verify import verify
-from dpib.stages.train import LEDGER
 from dpib.tracking import Store
 from entrypoints import cli
 

@@ -16,6 +16,8 @@ from dpib.privacy.accounting import Accountant
 from dpib.privacy.errors import BudgetError as BudgetError  # part of the ledger's interface
 from dpib.privacy.events import Charge, Event, Relation, Scope
 
+LEDGER = Path("privacy") / "ledger.json"
+"""Where a run keeps its ledger among its artifacts."""
 SLACK = 1 + 1e-9  # rounding of the accountant itself, not a tolerance for overspending
 _TERMS = ("dataset", "relation", "accountant", "epsilon", "delta", "scopes")
 

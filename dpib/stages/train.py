@@ -10,14 +10,13 @@ from dpib.errors import UserError
 from dpib.overlap import checked, refuse_alike
 from dpib.privacy import calibrate, statement
 from dpib.privacy.events import Charge, Plan
-from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.ledger import LEDGER, Account, Ledger
 from dpib.privacy.lineage import inherit
 from dpib.sensitive import Sensitive
 from dpib.stages.context import Context
 from dpib.stages.pretrain import FINAL, build, sources
 from dpib.synthesizer import Synthesizer
 
-LEDGER = Path("privacy") / "ledger.json"
 STATEMENT = Path("privacy") / "statement.md"
 
 

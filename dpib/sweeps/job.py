@@ -19,7 +19,7 @@ from dpib.metrics.utility import accuracy
 from dpib.pipeline import run_pretrain
 from dpib.privacy import accounting
 from dpib.privacy.events import Charge, Plan
-from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.ledger import LEDGER, Account, Ledger
 from dpib.runner import Result, Stage, execute
 from dpib.sensitive import Sensitive
 from dpib.spendings import TAG, Spendings
@@ -209,6 +209,7 @@ def _images(job: Job, slot: int, context: Context, charges: tuple[Charge, ...]) 
     plan = _plan(job, slot, charges, job.book.attempt(slot, _place(context.private)))
     account = job.book.reserve(plan.named(), "train")
     job.sensitive.remember(account.origins[-1])
+    write_text(context.artifacts / LEDGER, closed(account, job.spec.epsilon_total or context.config.epsilon).text())
     trial.synthesize(context, job.sensitive, pretrained, plan, account)
     return read_gen(context.artifacts / GEN, job.card)[0]
 

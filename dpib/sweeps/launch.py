@@ -87,6 +87,7 @@ def run_sweep(order: Order, store: Store) -> Result:
         private,
         private_snapshot=True,
         label=label,
+        timed=spec.mode != "random_stopping",
     )
     return execute(stage, config, card, store)
 

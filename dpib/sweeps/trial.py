@@ -18,7 +18,7 @@ from dpib.images import Images
 from dpib.metrics.utility import accuracy, predictor, train_classifier
 from dpib.privacy import statement
 from dpib.privacy.events import Charge, Event, Plan
-from dpib.privacy.ledger import Account, BudgetError, Ledger
+from dpib.privacy.ledger import LEDGER, Account, BudgetError, Ledger
 from dpib.privacy.vault import Predictor
 from dpib.sensitive import Sensitive
 from dpib.stages import judge, train
@@ -137,7 +137,7 @@ def synthesize(context: Context, sensitive: Sensitive, pretrained: Path | None, 
 def restate(context: Context, account: Account) -> None:
     """Write `account`, all that is known to have been spent, into every artifact of a trial that tells what it cost."""
     artifacts = context.artifacts
-    write_text(artifacts / train.LEDGER, account.text())
+    write_text(artifacts / LEDGER, account.text())
     write_text(artifacts / train.STATEMENT, statement.render(account))
     if (artifacts / FINAL).is_file():
         checkpoint.save(artifacts / FINAL, checkpoint.load(artifacts / FINAL), ledger=account.text())

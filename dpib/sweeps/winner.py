@@ -16,12 +16,12 @@ from dpib.errors import UserError
 from dpib.pipeline import run_main
 from dpib.privacy import statement
 from dpib.privacy.events import Plan
-from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.ledger import LEDGER, Account, Ledger
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
 from dpib.stages.generate import GEN, SAMPLE, statement_text, write
 from dpib.stages.pretrain import FINAL
-from dpib.stages.train import LEDGER, STATEMENT
+from dpib.stages.train import STATEMENT
 from dpib.sweeps import modes, trial
 from dpib.sweeps.job import Job, closed, tested
 from dpib.sweeps.secret import Winner

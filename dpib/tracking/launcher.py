@@ -8,6 +8,7 @@ from mlflow.entities import LifecycleStage, RunTag
 from mlflow.exceptions import MlflowException
 
 from dpib.lifeline import Process, mlflow_run
+from dpib.tracking import timeless
 from dpib.tracking.patience import Patient
 from dpib.tracking.run import is_dead, process_tags
 
@@ -63,7 +64,7 @@ def put_away(client: Patient, experiments: list[str]) -> list[str]:
             if "dpib.run" in tags:
                 client.delete_run(run_id)
         elif is_dead(tags) and not (_elsewhere(tags) and _at_work(client, tags)):
-            client.set_terminated(run_id, "KILLED")
+            timeless.end(client, run_id, "KILLED")
             closed.append(run_id)
     return closed
 

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from dpib.errors import UserError
 from dpib.lifeline import Process, started
+from dpib.tracking import timeless
 from dpib.tracking.patience import Patient
 
 _FLUSH_SECONDS = 2.0
@@ -37,6 +38,7 @@ class Run:
         self._guard = threading.Lock()
         self._sending = threading.Lock()
         self._stop = threading.Event()
+        self._moment: int | None = None
         self.tag(process_tags(Process.of(os.getpid())))
         self._thread = threading.Thread(target=self._send_regularly, daemon=True)
         self._thread.start()
@@ -57,13 +59,12 @@ class Run:
 
     def final(self, metrics: Mapping[str, float]) -> None:
         """Log scores without a step (the UI draws them as bars)."""
-        now = int(time.time() * 1000)
-        self._client.log_batch(self.id, metrics=[Metric(safe(k), float(v), now, 0) for k, v in metrics.items()])
+        self._client.log_batch(self.id, metrics=[Metric(safe(k), float(v), self._now(), 0) for k, v in metrics.items()])
 
     def curve(self, name: str, value: float, step: int) -> None:
         """Buffer one point of a curve."""
         with self._guard:
-            self._metrics.append(Metric(safe(name), value, int(time.time() * 1000), step))
+            self._metrics.append(Metric(safe(name), value, self._now(), step))
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
         """Buffer one picture uint8 [h, w, 3] of a series."""
@@ -86,7 +87,21 @@ class Run:
         self._stop.set()
         self._thread.join()
         self._send()
-        self._client.set_terminated(self.id, status)
+        if self._moment is not None:
+            self.tag({"dpib.heartbeat": str(self._moment // 1000)})
+        timeless.end(self._client, self.id, status)
+
+    def hide_times(self) -> None:
+        """Stamp everything from now on with the moment at which the run began: how long it takes is a secret."""
+        self._moment = int(self._client.get_run(self.id).info.start_time)
+        self.tag({timeless.TAG: "true"})
+
+    def artifact(self, path: Path, folder: str) -> None:
+        """Upload one file to `folder` now."""
+        self._client.log_artifact(self.id, str(path), folder)
+
+    def _now(self) -> int:
+        return int(time.time() * 1000) if self._moment is None else self._moment
 
     def _send_regularly(self) -> None:
         beat = time.monotonic()

@@ -11,7 +11,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from dpib.errors import UserError
-from dpib.tracking import artifacts
+from dpib.tracking import artifacts, timeless
 from dpib.tracking import launcher as launchers
 from dpib.tracking.opening import open_client
 from dpib.tracking.run import Run, is_dead
@@ -148,10 +148,15 @@ class Store:
         self._client.update_run(run_id, status="RUNNING")
         return Run(self._client, run_id)
 
+    def hide_times(self, run: Run) -> None:
+        """Let neither a run nor the `mlflow run` that it belongs to tell how long it took."""
+        run.hide_times()
+        timeless.follow_launcher(self._client, self.uri)
+
     def close(self, run_id: str, status: str = "KILLED") -> None:
         """End a run that nobody will continue."""
         try:
-            self._client.set_terminated(run_id, status)
+            timeless.end(self._client, run_id, status)
         except MlflowException:
             return
 
@@ -238,6 +243,6 @@ class Store:
             return dead
         for run in self._client.search_runs(own, "attributes.status = 'RUNNING'", max_results=1000):
             if "dpib.stage" in run.data.tags and is_dead(run.data.tags):
-                self._client.set_terminated(run.info.run_id, "KILLED")
+                timeless.end(self._client, run.info.run_id, "KILLED")
                 dead.append(run.info.run_id)
         return dead

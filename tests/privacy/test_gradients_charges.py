@@ -44,6 +44,16 @@ def test_a_step_is_never_released_twice(make_vault):
     assert len(resumed._ledger.account.events) == 1
 
 
+def test_one_charge_is_for_one_iterator(make_vault):
+    vault = make_vault(toy(4), plan(count=3))
+    first = vault.gradients("sgd", Denoise(1), make(Net), spec())
+    second = vault.gradients("sgd", Denoise(1), make(Net), spec())
+    next(second)
+    with pytest.raises(BudgetError, match="the charge is for one iterator"):
+        next(first)
+    assert len(list(itertools.islice(second, 2))) == 2
+
+
 def test_what_was_not_planned_or_cannot_be_paid_is_refused(make_vault):
     with pytest.raises(BudgetError, match="no gaussian release named 'other'"):
         make_vault(toy(4), plan()).gradients("other", Denoise(1), make(Net), spec())

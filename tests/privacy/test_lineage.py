@@ -4,8 +4,9 @@ import pytest
 
 from dpib.privacy.errors import BudgetError
 from dpib.privacy.events import Charge
-from dpib.privacy.ledger import Account, Ledger
-from dpib.privacy.lineage import inherit
+from dpib.privacy.ledger import Account, Ledger, Public
+from dpib.privacy.lineage import about, inherit, spent_since
+from dpib.privacy.statement import render
 
 
 def account(*names, sigma=8.0, **changes):
@@ -44,8 +45,69 @@ def test_what_is_tainted_or_declared_upstream_stays_so():
     assert len(found.yardstick) == 1
 
 
-def test_a_ledger_about_other_images_changes_nothing():
-    assert inherit(account("query", dataset="other"), account()) == account()
+def test_a_ledger_about_other_images_travels_along_and_costs_these_nothing():
+    found = inherit(account("query", dataset="other", tainted=True), account())
+    assert found.events == []
+    assert not found.tainted
+    assert [(other.dataset, ids(other), other.tainted) for other in found.others] == [("other", ["train/query"], True)]
+
+
+def test_a_detour_over_another_data_set_forgets_nothing():
+    first = account("steps", tainted=True, origins=["t1"])
+    detour = inherit(first, account(dataset="other", origins=["t2"]))
+    detour.events.append(account("steps").events[0])
+    back = inherit(detour, account(origins=["t3"]))
+    assert ids(back) == ["train/before/steps"]
+    assert back.tainted
+    assert back.origins == ["t1", "t3"]
+    assert [(other.dataset, ids(other)) for other in back.others] == [("other", ["train/steps"])]
+    assert Account.parse(back.text()) == back
+
+
+def test_the_same_images_under_another_name_are_the_same_images():
+    found = inherit(account("steps", dataset="alias"), account(), same=lambda other: other.dataset == "alias")
+    assert ids(found) == ["train/before/steps"]
+    assert found.others == []
+
+
+def test_of_a_chain_everybody_finds_his_own_account():
+    chain = inherit(account("steps"), account(dataset="other"))
+    mine = about(chain, "toy")
+    assert ids(mine) == ["train/steps"]
+    assert [other.dataset for other in mine.others] == ["other"]
+    assert about(chain, "third") is None
+
+
+def test_what_was_taken_as_public_is_passed_on():
+    source = Public(name="open", digest="0" * 64)
+    found = inherit(account(public=[source]), account(dataset="other"))
+    assert found.public == [source]
+    assert "open (digest 000000000000)" in render(found)
+
+
+def test_a_held_out_event_is_counted_once_from_wherever_it_is_known():
+    scopes = {"train": 100, "val": 10}
+    event = Charge("run1/select/best", "noisy_max", "", epsilon=0.5).event("val", 10, "zero_out")
+    upstream = account(scopes=scopes).model_copy(update={"events": [event]})
+    found = spent_since(inherit(upstream, account(scopes=scopes)), [event, event])
+    assert ids(found) == ["val/run1/select/best"]
+    other = Charge("run2/select/best", "noisy_max", "", epsilon=0.5).event("val", 20, "zero_out")
+    assert spent_since(found, [other]).events[1].n == 10  # another split held out other images
+    with pytest.raises(BudgetError, match="under replace_one, this run has zero_out"):
+        spent_since(found, [other.model_copy(update={"relation": "replace_one"})])
+
+
+def test_scopes_that_may_overlap_compose():
+    scopes = {"train": 100, "val": 10}
+    picks = Charge("r/select/best", "noisy_max", "", epsilon=0.4).event("val", 10, "zero_out")
+    apart = account("steps", scopes=scopes).model_copy(update={"events": [*account("steps").events, picks]})
+    together = apart.model_copy(update={"disjoint": False})
+    each = apart.spent_by_scope()
+    assert apart.spent() == max(each.values())
+    assert max(each.values()) < together.spent() <= sum(each.values()) * (1 + 1e-3)
+    assert "not known that they are disjoint" in render(together)
+    assert {event.scope for event in together.touching("val")} == {"val"}
+    assert len(together.touching("val")) == 2
 
 
 @pytest.mark.parametrize(

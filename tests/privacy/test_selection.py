@@ -50,18 +50,6 @@ def test_two_candidates_win_as_often_as_the_closed_form_says(make_vault, images,
     assert found == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 400) + 0.01)
 
 
-def test_the_closed_form_itself_is_epsilon_private():
-    """One record moves the gap by at most 1: the log-ratio over such steps approaches epsilon, from below."""
-
-    def wins(gap):
-        g = abs(gap)
-        ahead = 1 - (1 + g / 2) * math.exp(-g) / 2
-        return ahead if gap >= 0 else 1 - ahead
-
-    worst = max(abs(math.log(wins(d) / wins(d + 1))) for d in range(-20, 20))
-    assert 0.9 < worst < 1
-
-
 def test_replace_one_takes_twice_the_noise(make_vault, images):
     g = 0.5 * 2
     expected = 1 - (1 + g / 2) * math.exp(-g) / 2

@@ -196,3 +196,31 @@ def test_the_vault_wants_the_records_that_the_ledger_speaks_of(make_vault, toy_i
 def test_a_fixed_noise_seed_taints_the_ledger(make_vault, toy_images):
     assert make_vault(toy_images, PLAN, noise=NoiseSource(1))._ledger.account.tainted
     assert not make_vault(toy_images, PLAN, noise=NoiseSource(), folder="w")._ledger.account.tainted
+
+
+def test_a_truncated_sample_is_what_is_summed(make_vault, toy_images):
+    class Ones:
+        """Every record adds 1 to one number."""
+
+        def norms(self, x, y):
+            return torch.ones(len(x))
+
+        def weighted_sum(self, x, y, weights):
+            return weights.sum()[None]
+
+    for i in range(20):
+        plan = (Charge("sum", "gaussian", "", sigma=0.01, rate=0.5, cap=7),)
+        found = make_vault(toy_images, plan, noise=NoiseSource(i), folder=f"v{i}").release_sum("sum", Ones())
+        assert round(float(found)) == 7  # 30 of 60 records on average, cut down to the cap
+
+
+def test_a_count_priced_for_a_sample_is_refused(make_vault, toy_images):
+    plan = (Charge("count", "gaussian", "", sigma=3.0, rate=0.1),)
+    with pytest.raises(BudgetError, match="priced for a sample of the records"):
+        make_vault(toy_images, plan).release_count("count", lambda x: torch.zeros(len(x), dtype=torch.int64))
+
+
+def test_charges_stand_in_the_ledger_under_the_prefix_of_the_vault(make_vault, toy_images):
+    vault = make_vault(toy_images, PLAN, prefix="study/trial-003/attempt-2/")
+    vault.release_sum("sum", Raw(1 / 4000))
+    assert [event.id for event in vault._ledger.account.events] == ["train/study/trial-003/attempt-2/sum"]

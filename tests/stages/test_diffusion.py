@@ -124,7 +124,7 @@ def test_a_public_only_synthesizer_costs_nothing_and_is_judged(store, tiny):
     judged = run_evaluate(config.model_copy(update={"note": "public"}), card, store, gen, generated.run_id)
     assert judged.metrics["privacy/epsilon_train"] == 0
     assert judged.metrics["privacy/epsilon"] == pytest.approx(1, rel=1e-3)  # the selection among classifiers
-    assert "val/select/best" in store.fetch(judged.run_id, "privacy/statement.md").read_text()
+    assert f"val/{judged.run_id[:12]}/select/best" in store.fetch(judged.run_id, "privacy/statement.md").read_text()
 
 
 def test_images_do_not_depend_on_how_batches_are_shared_out(store, tiny, monkeypatch):

@@ -218,7 +218,9 @@ def test_a_public_sweep_costs_what_its_one_private_run_costs(order, store):
     (final,) = children(found.run_id, "main")
     best = mlflow.get_run(found.run_id).data.params["best.train.lr"]
     assert final.data.params["cfg.train.lr"] == best
-    assert {e.id for e in ledger(store, found.run_id).events} >= {"train/embedding", "val/select/best"}
+    names = {e.id for e in ledger(store, found.run_id).events}
+    assert "train/embedding" in names
+    assert any(name.endswith("/select/best") for name in names)
 
 
 def test_an_unaccounted_sweep_says_so_everywhere(order, images, store):

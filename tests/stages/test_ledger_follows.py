@@ -103,7 +103,7 @@ def test_a_public_set_that_is_the_sensitive_one_is_refused(small, store, root, p
     text = (tmp_path / "card.yaml").read_text().replace("name: copy", "name: digits_28")
     (tmp_path / "card.yaml").write_text(text)
     name = {"card": str(tmp_path / "card.yaml"), "folder": str(root / "digits_28")}.get(public, public)
-    with pytest.raises(UserError, match="the sensitive data set itself|holds exactly the images"):
+    with pytest.raises(UserError, match=r"the sensitive data set itself|holds exactly the images"):
         run_pretrain(*small(public=name), store)
 
 

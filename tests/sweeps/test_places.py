@@ -32,7 +32,7 @@ def test_a_place_keeps_its_number_and_a_new_one_takes_the_next(tmp_path):
 
 @pytest.fixture
 def dies_once(monkeypatch, tmp_path):
-    """Make the first trial fail after its training was tracked; what is left of it stays here, or on another machine."""
+    """Make the first trial fail after its training; what is left of it stays here, or on another machine."""
 
     def arrange(elsewhere):
         original, died = jobs._classify, []
@@ -80,7 +80,7 @@ def test_an_attempt_elsewhere_that_the_cap_does_not_hold_is_refused(order, store
     made = drawn(monkeypatch)
     dies_once(True)
     with pytest.raises(UserError, match=r"no trial finished: .*attempt-2.* over the budget"):
-        run_sweep(order(**COMPOSE, epsilon_total=11.0), store)
+        run_sweep(order(mode="compose", trials=1, epsilon_total=11.0), store)
     assert len(made) == 1
 
 

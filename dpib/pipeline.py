@@ -26,11 +26,13 @@ from dpib.stages.train import LEDGER, train
 from dpib.tracking import Run, Store
 
 
-def run_prepare(config: Config, card: Card, store: Store, source: Path | None, verify: bool) -> Result:
+def run_prepare(
+    config: Config, card: Card, store: Store, source: Path | None, verify: bool, replace: bool = False
+) -> Result:
     """Build the data root's copy of a data set; always does it anew."""
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
-        splits = prepare(card, source, data_root(config.data_root), context.log.say, verify)
+        splits = prepare(card, source, data_root(config.data_root), context.log.say, verify, replace)
         return {f"data/{split}": float(len(images)) for split, images in splits.items()}
 
     return execute(Stage("prepare", work), config.model_copy(update={"reuse": False}), card, store)

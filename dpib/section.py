@@ -41,7 +41,7 @@ class _Loader(_Plain, yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.get_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read: write it out", mark)
         return super().compose_node(parent, index)
 
@@ -120,7 +120,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"cannot read {clipped(str(path), 300)}: {reason}") from None
     tree = parse_yaml(text, str(path))
     if tree is None:
         return {}
@@ -139,9 +140,9 @@ def validated(model: type[Model], tree: Mapping[str, Any], source: str, known: I
         UserError: one line that names every offending key.
     """
     found = checked(model, tree, known)
-    if isinstance(found, model):
-        return found
-    raise UserError(f"{source}: {'; '.join(found)}")
+    if isinstance(found, list):
+        raise UserError(f"{source}: {'; '.join(found)}")
+    return found
 
 
 def checked(model: type[Model], tree: Mapping[str, Any], known: Iterable[str] = ()) -> Model | list[str]:

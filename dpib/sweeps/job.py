@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from dpib.config import Config, from_text, overlaid
 from dpib.config.fingerprint import source_digest
 from dpib.data.catalog import Card
@@ -19,6 +17,7 @@ from dpib.privacy import accounting
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account, Ledger
 from dpib.runner import Result, Stage, execute
+from dpib.section import dump_yaml
 from dpib.sensitive import Sensitive
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate, tester
@@ -57,7 +56,7 @@ class Job:
             "code": source_digest(),
             "tracking": self.store.uri,
             "spec": self.spec.model_dump(mode="json"),
-            "config": yaml.safe_dump(self.config.nested()),
+            "config": dump_yaml(self.config.nested()),
             "parent": self.parent,
             "generate_run": self.generate_run,
             "charge": None if self.charge is None else asdict(self.charge),

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import yaml
 
 from dpib.config import Config, from_text
 from dpib.config.schema import flatten
@@ -20,6 +19,7 @@ from dpib.errors import UserError
 from dpib.pipeline import inherited
 from dpib.privacy.ledger import Account
 from dpib.runner import Result, Stage, execute
+from dpib.section import dump_yaml
 from dpib.sensitive import Sensitive
 from dpib.stages.context import Context
 from dpib.stages.generate import GEN
@@ -147,7 +147,7 @@ def _capped(order: Order, start: Account) -> Account:
 def _on_proxy(order: Order) -> tuple[Config, Card]:
     assert order.spec.proxy is not None
     other = {"dataset": order.spec.proxy, "delta": "none", "data.holdout": "none"}
-    config, card = from_text(yaml.safe_dump(order.config.nested()), other, "the configuration of the sweep")
+    config, card = from_text(dump_yaml(order.config.nested()), other, "the configuration of the sweep")
     if card.shape != order.card.shape:
         raise UserError(f"sweep.proxy={card.name} has shape {list(card.shape)}, not {list(order.card.shape)}")
     return config, card

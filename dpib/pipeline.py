@@ -8,10 +8,11 @@ from pathlib import Path
 from dpib.config import Config, from_text
 from dpib.config.fingerprint import stage_slice
 from dpib.config.schema import flatten
+from dpib.config.sense import require_pretraining
 from dpib.data.catalog import Card, data_root, find_card
 from dpib.data.prepare import prepare
-from dpib.data.synthetic import read_gen
-from dpib.errors import UserError
+from dpib.data.synthetic import doubts, read_gen
+from dpib.errors import UserError, absence
 from dpib.privacy.ledger import Account
 from dpib.runner import Result, Stage, execute
 from dpib.sensitive import Sensitive, fresh_account
@@ -74,6 +75,7 @@ def run_train(
     config: Config, card: Card, store: Store, start: Start | None = None, parent: str | None = None
 ) -> Result:
     """Train within the budget, from `start` if there is one."""
+    require_pretraining(config, start not in (None, Start()))
     sensitive, begin = Sensitive(config, card), start or Start()
     stage = Stage(
         "train",
@@ -107,6 +109,8 @@ def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: st
     stated = inherited(statement, sensitive.account(), gen)
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
+        for doubt in doubts(images, statement, card):
+            context.log.say(f"evaluate: warning: {doubt}")
         if stated is None:
             context.log.say("evaluate: this set states no training cost for this data: it gets no epsilon of its own")
         return evaluate(context, sensitive, images, stated or sensitive.account(), made_here=stated is not None)
@@ -158,6 +162,7 @@ def run_main(config: Config, card: Card, store: Store, start: Start | None = Non
     With a `start` nothing is pretrained.
     """
     require_weights(config)
+    require_pretraining(config, start not in (None, Start()))
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
         own = run.id if run else None
@@ -233,6 +238,6 @@ def file_digest(path: Path, key: str = "gen=<file.npz>") -> str:
         UserError: when it does not exist.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist: give -P {key}")
+        raise UserError(f"{path} {absence(path)}: give -P {key}")
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

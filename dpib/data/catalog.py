@@ -41,6 +41,13 @@ class Sizes(Section):
     test: int = Field(ge=0)
 
 
+class Counts(Section):
+    """How many images each class has, where that is public."""
+
+    train: list[int]
+    test: list[int] = []
+
+
 class Checksums(Section):
     """`store.checksum` of each split: the same for every order of the same records."""
 
@@ -57,6 +64,7 @@ class Card(Section):
     shape: tuple[int, int, int] = Field(strict=False, description="channels, height, width")
     classes: list[Text] = Field(min_length=1)
     sizes: Sizes
+    counts: Counts | None = None
     holdout: int = Field(default=0, ge=0)
     source: Source
     checksums: Checksums | None = None
@@ -81,7 +89,19 @@ class Card(Section):
             raise ValueError("two classes have the same name")
         if self.holdout >= self.sizes.train:
             raise ValueError(f"a holdout of {self.holdout} leaves nothing of {self.sizes.train} images")
+        for split in ("train", "test") if self.counts is not None else ():
+            counts, n = getattr(self.counts, split), getattr(self.sizes, split)
+            if sum(counts) != n or len(counts) not in (0, len(self.classes)):
+                raise ValueError(f"counts.{split} must be {len(self.classes)} numbers with the sum {n}")
         return self
+
+    def commonest(self, split: str) -> tuple[str, float] | None:
+        """Return the class with most images of a split and its share in percent, where the counts are public."""
+        counts: list[int] = getattr(self.counts, split, [])
+        if not counts:
+            return None
+        most = max(range(len(counts)), key=lambda i: counts[i])
+        return self.classes[most], 100 * counts[most] / sum(counts)
 
 
 def data_root(configured: str | None) -> Path:

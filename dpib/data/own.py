@@ -34,10 +34,11 @@ def card_for(
     """
     file = card_file(name, root)
     known = read_card(file) if file is not None else None
+    own = file is not None and not file.is_relative_to(CARDS)
     if source is not None:
         require_source(source)
-    if known is not None and (source is None or not replace or file.is_relative_to(CARDS)):
-        _refuse_change(known, source, side, gray, own=not file.is_relative_to(CARDS))
+    if known is not None and (source is None or not replace or not own):
+        _refuse_change(known, source, side, gray, own)
         return known
     if source is None:
         return find_card(name, root)

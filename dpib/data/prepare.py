@@ -45,6 +45,8 @@ def prepare(
     for split, images in splits.items():
         path = store.write_split(root, card, split, images)
         say(f"{path}: {len(images)} images {list(images.shape)}")
+        if card.counts is not None:
+            say(f"{card.name}: images by class in {split}: {_by_class(card, images)}")
     return splits
 
 
@@ -62,6 +64,11 @@ def _refuse_others(card: Card, splits: dict[str, Images], root: Path) -> None:
                 f"{card.name} is prepared from other images than these ({path}): "
                 "take another name, or replace them with -P replace=true"
             )
+
+
+def _by_class(card: Card, images: Images) -> str:
+    counts = images.y.bincount(minlength=len(card.classes)).tolist()
+    return ", ".join(f"{name} {n}" for name, n in zip(card.classes, counts, strict=True))
 
 
 def require_writable(root: Path) -> None:

@@ -24,7 +24,8 @@ def write_split(root: Path, card: Card, split: str, images: Images) -> Path:
     """Write one split in the prepared layout, atomically, and return its path."""
     path = split_path(root, card.name, split)
     with replacing(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, **arrays(images), class_names=np.asarray(card.classes))
+        content = arrays(images)
+        np.savez(handle, images=content["images"], labels=content["labels"], class_names=np.asarray(card.classes))
     return path
 
 

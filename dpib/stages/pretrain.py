@@ -41,7 +41,9 @@ def pretrain(context: Context) -> dict[str, float]:
     config = context.config
     assert config.public is not None
     public = read_public(config.public, context.card.shape, config.data_root)
-    context.log.say(f"pretrain: {len(public)} public images of {config.public}")
+    each = public.y.bincount()
+    spread = f"{int(each.min())} to {int(each.max())} of each of {len(each)} classes"
+    context.log.say(f"pretrain: {len(public)} public images of {config.public}, {spread}")
     synthesizer = build(context)
     synthesizer.pretrain(public, context.log)
     checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict())

@@ -39,6 +39,8 @@ def train(context: Context, sensitive: Sensitive, pretrained: Path | None) -> di
     plan = calibrated(synthesizer, ledger.account)
     for charge in plan:
         context.log.say(f"train: {charge.name}: sigma {charge.sigma:.4g}, rate {charge.rate:g}, {charge.count} time(s)")
+    if warning := statement.large_delta(ledger.account):
+        context.log.say(f"train: warning: {warning}")
     synthesizer.train(sensitive.vault("train", ledger, plan, context.private, context.world), context.log)
     checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict(), ledger.json())
     write_text(context.artifacts / STATEMENT, statement.render(ledger.account))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dpib.atomic import replacing
-from dpib.errors import UserError
+from dpib.errors import UserError, absence
 
 State = dict[str, Any]
 """Nested dictionaries and lists of tensors, numbers, texts, booleans and None."""
@@ -51,7 +51,7 @@ def text(path: Path, name: str) -> str | None:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist")
+        raise UserError(f"checkpoint {path} {absence(path)}")
     try:
         with safe_open(path, "pt") as file:
             yield file, file.metadata() or {}

@@ -2,11 +2,46 @@
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(Exception):
     """Something the user can put right; entry points print it as one line, without a traceback."""
+
+
+class Faults:
+    """User errors that are collected, to be reported together in one line."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Keep a user error that is raised inside, and go on."""
+        try:
+            yield
+        except UserError as error:
+            self._lines.append(str(error))
+
+    def add(self, line: str) -> None:
+        """Keep a fault of its own."""
+        self._lines.append(line)
+
+    def refuse(self) -> None:
+        """Raise what was kept, if anything was.
+
+        Raises:
+            UserError: every fault once, parted by semicolons.
+        """
+        if self._lines:
+            raise UserError("; ".join(dict.fromkeys(self._lines)))
+
+
+def absence(path: Path) -> str:
+    """Say why there is no file at `path`."""
+    return "is a folder, not a file" if path.is_dir() else "does not exist"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 from dpib.config import Config, from_text
 from dpib.config.fingerprint import stage_slice
 from dpib.config.schema import flatten
+from dpib.config.sense import require_pretraining
 from dpib.data.catalog import Card, data_root, find_card
 from dpib.data.prepare import prepare
-from dpib.data.synthetic import read_gen
-from dpib.errors import UserError
+from dpib.data.synthetic import doubts, read_gen
+from dpib.errors import UserError, absence
 from dpib.overlap import refuse_alike
 from dpib.privacy.ledger import LEDGER, Account
 from dpib.privacy.lineage import about
@@ -29,11 +30,13 @@ from dpib.stages.train import train
 from dpib.tracking import Run, Store
 
 
-def run_prepare(config: Config, card: Card, store: Store, source: Path | None, verify: bool) -> Result:
+def run_prepare(
+    config: Config, card: Card, store: Store, source: Path | None, verify: bool, replace: bool = False
+) -> Result:
     """Build the data root's copy of a data set; always does it anew."""
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
-        splits = prepare(card, source, data_root(config.data_root), context.log.say, verify)
+        splits = prepare(card, source, data_root(config.data_root), context.log.say, verify, replace)
         return {f"data/{split}": float(len(images)) for split, images in splits.items()}
 
     return execute(Stage("prepare", work, discreet=True), config.model_copy(update={"reuse": False}), card, store)
@@ -76,6 +79,7 @@ def run_train(
     config: Config, card: Card, store: Store, start: Start | None = None, parent: str | None = None
 ) -> Result:
     """Train within the budget, from `start` if there is one."""
+    require_pretraining(config, start not in (None, Start()))
     sensitive, begin = Sensitive(config, card), start or Start()
     stage = Stage(
         "train",
@@ -113,6 +117,8 @@ def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: st
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
         assert run is not None
+        for doubt in doubts(images, statement, card):
+            context.log.say(f"evaluate: warning: {doubt}")
         if stated is None:
             context.log.say("evaluate: this set states no training cost for this data: it gets no epsilon of its own")
         experiment = store.experiment_of(run.id)
@@ -168,6 +174,7 @@ def run_main(config: Config, card: Card, store: Store, start: Start | None = Non
     require_weights(config)
     if config.public is not None:
         refuse_alike(config.public, card, data_root(config.data_root))
+    require_pretraining(config, start not in (None, Start()))
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
         own = run.id if run else None
@@ -243,6 +250,6 @@ def file_digest(path: Path, key: str = "gen=<file.npz>") -> str:
         UserError: when it does not exist.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist: give -P {key}")
+        raise UserError(f"{path} {absence(path)}: give -P {key}")
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

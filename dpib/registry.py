@@ -6,10 +6,12 @@ A part from outside the package is named by its file: ``path/to/file.py:Attribut
 import importlib
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
-from dpib.errors import UserError, nearest
+from dpib.errors import UserError, absence, nearest
+from dpib.section import Section, clipped
 
 PARTS: dict[str, dict[str, str]] = {
     "synthesizer": {
@@ -24,6 +26,8 @@ PARTS: dict[str, dict[str, str]] = {
     },
 }
 
+_METHODS = ("plan", "pretrain", "train", "generate", "class_proportions", "state_dict", "load_state_dict")
+
 
 def load(kind: str, name: str) -> Any:
     """Return the part `name` of `kind`, importing it now.
@@ -33,13 +37,31 @@ def load(kind: str, name: str) -> Any:
     """
     known = PARTS[kind]
     if name not in known and ".py:" not in name:
-        raise UserError(f"unknown {kind} {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+        raise UserError(f"unknown {kind} {clipped(repr(name))}{nearest(name, known)}; known: {', '.join(known)}")
     place, _, attribute = known.get(name, name).rpartition(":")
     module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
-        raise UserError(f"{place} has no {attribute!r}") from None
+    part = getattr(module, attribute, None)
+    if part is None:
+        raise UserError(f"{place} has no {attribute!r}")
+    if not callable(part):
+        raise UserError(f"{name} is a {type(part).__name__}, not a {kind}: see docs/extend.md")
+    return part
+
+
+def settings(synthesizer: str) -> type[Section]:
+    """Return what declares the keys of a synthesizer.
+
+    Raises:
+        UserError: when it is no synthesizer, naming what it lacks.
+    """
+    maker = load("synthesizer", synthesizer)
+    declared = getattr(maker, "Settings", None)
+    lacks = [name for name in _METHODS if not callable(getattr(maker, name, None))]
+    if isinstance(declared, type) and issubclass(declared, Section) and not lacks:
+        return declared
+    if not (isinstance(declared, type) and issubclass(declared, Section)):
+        lacks.insert(0, "Settings of type Section")
+    raise UserError(f"{synthesizer} is no synthesizer, it lacks {', '.join(lacks)}: see docs/extend.md")
 
 
 def outside_file(name: str) -> Path | None:
@@ -53,7 +75,7 @@ def _from_file(path: Path) -> Any:
     if loaded is not None and getattr(loaded, "__file__", None) == str(path.resolve()):
         return loaded
     if not path.is_file():
-        raise UserError(f"{path} does not exist: name a part from outside as path/to/file.py:Attribute")
+        raise UserError(f"{path} {absence(path)}: name a part from outside as path/to/file.py:Attribute")
     spec = importlib.util.spec_from_file_location(module_name, path.resolve())
     assert spec is not None
     assert spec.loader is not None
@@ -61,7 +83,18 @@ def _from_file(path: Path) -> Any:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except KeyboardInterrupt:
         del sys.modules[module_name]
         raise
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_name]
+        where = "".join(f", line {frame.lineno}" for frame in _frames(error, path.resolve()))
+        raise UserError(
+            f"{path} cannot be imported ({type(error).__name__}{where}: {clipped(str(error))}): mend it"
+        ) from error
     return module
+
+
+def _frames(error: BaseException, path: Path) -> list[traceback.FrameSummary]:
+    """Return the innermost line of the file that an error went through, if it did; a syntax error says its own."""
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)][-1:]

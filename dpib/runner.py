@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import yaml
 
 from dpib import checkpoint
 from dpib.checkpoint import State
@@ -22,6 +21,7 @@ from dpib.grids import grid
 from dpib.images import Images
 from dpib.journal import Identity, Journal
 from dpib.privacy.ledger import LEDGER, Account
+from dpib.section import dump_yaml
 from dpib.stages.context import Context
 from dpib.tracking import Run, Store
 from dpib.workspace import Workspace
@@ -222,7 +222,7 @@ def _open(
     run.params(config.flat())
     for context, used in stage.contexts.items():
         run.dataset(used.name, used.homepage, context)
-    run.text(yaml.safe_dump(config.nested(), sort_keys=False), "config.yaml")
+    run.text(dump_yaml(config.nested()), "config.yaml")
     return run
 
 

@@ -6,26 +6,40 @@ import click
 
 from dpib.config import compose
 from dpib.data.catalog import data_root
-from dpib.data.prepare import card_for
+from dpib.data.own import card_for
+from dpib.errors import UserError
 from dpib.pipeline import run_prepare
+from dpib.section import Section, parse_yaml, validated
 from entrypoints import cli
 
 
+class Own(Section):
+    """How the user's own images are prepared; none: as they were, or 32 pixels in colour."""
+
+    size: int | None
+    gray: bool | None
+
+
 @cli.entry
-@click.option("--dataset", required=True, help="A known data set, or a new name for your own image folder.")
-@click.option("--source", default="none", help="Folder or archive with the official files; none downloads them.")
+@click.option("--dataset", required=True, help="A known data set, or a new name for your own images.")
+@click.option("--source", default="none", help="Folder or archive with the files; none downloads the official ones.")
 @click.option("--verify", default=True, help="Refuse content that differs from the published one.")
-@click.option("--size", default=32, help="Your own images: side in pixels.")
-@click.option("--gray", default=False, help="Your own images: turn them gray.")
-def main(dataset: str, source: str, verify: bool, size: int, gray: bool, keys: tuple[str, ...]) -> None:
+@click.option("--size", default="none", help="Your own images: side in pixels, 32 if not given.")
+@click.option("--gray", default="none", help="Your own images: turn them gray.")
+@click.option("--replace", default=False, help="Write over other images that are prepared under this name.")
+def main(dataset: str, source: str, verify: bool, size: str, gray: str, replace: bool, keys: tuple[str, ...]) -> None:
     """Build `<data root>/<dataset>/{train,test}.npz` from official archives or an image folder."""
     given = cli.overrides(keys)
-    root = data_root(given.get("data_root"))
+    root = data_root(cli.given(given.get("data_root", "none")))
     place = Path(source).expanduser() if cli.given(source) else None
-    if not dataset.endswith(".yaml"):
-        card_for(dataset, place, root, size, gray)
-    config, card = compose({**given, "dataset": dataset})
-    cli.show("prepare", run_prepare(config, card, cli.open_store(), place, verify))
+    own = validated(Own, {"size": parse_yaml(size, "size"), "gray": parse_yaml(gray, "gray")}, "prepare")
+    if not dataset.endswith((".yaml", ".yml")):
+        card_for(dataset, place, root, own.size, own.gray, replace)
+    elif own.size is not None or own.gray is not None:
+        raise UserError(f"the card {dataset} says size and colour: leave -P size and -P gray out")
+    # A preparation judges nothing; a public set has no held-out part and no test images to do it with.
+    config, card = compose({"eval.mode": "syn", "yardstick": "none", **given, "dataset": dataset})
+    cli.show("prepare", run_prepare(config, card, cli.open_store(), place, verify, replace))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 import click
 
 from dpib.config import Config, layered
-from dpib.config.compose import merge, nest
+from dpib.config.compose import merge, typed
 from dpib.data.catalog import Card
 from dpib.errors import UserError
 from dpib.pipeline import Start, continue_from, run_generate, run_pretrain, run_train
-from dpib.section import parse_yaml
 from dpib.sweeps import modes
 from dpib.sweeps.launch import Order, run_sweep
 from dpib.sweeps.spec import read_sweep
@@ -26,7 +25,7 @@ def main(config: str, generate_run: str, storage: str, workers: int, keys: tuple
     """Run a sweep; `sweep.*` overrides its file, every other key the configuration of its trials."""
     spec, overrides, base = read_sweep(config, cli.overrides(keys))
     store, url = cli.open_store(), storage_url(cli.given(storage))
-    given = nest({key: parse_yaml(text, key) for key, text in overrides.items()})
+    given = typed(overrides, *([str(base["method"])] if "method" in base else []))
     run = cli.given(generate_run)
     if run is not None and spec.kind == "synthesizer":
         raise UserError("a synthesizer sweep makes its own images: leave generate_run out")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dpib.data import npz
-from dpib.errors import UserError
+from dpib.errors import UserError, absence
 from dpib.privacy.ledger import LEDGER, Account
 from dpib.privacy.verify import verify
 from dpib.tracking import Store
@@ -43,8 +43,8 @@ def read(source: str) -> tuple[Account, float | None]:
         return _from_npz(path)
     if path.is_file():
         return _from_text(path), None
-    if path.suffix == ".json":
-        raise UserError(f"{path} does not exist: give -P ledger=<ledger.json, gen.npz or run id>")
+    if path.suffix == ".json" or path.is_dir():
+        raise UserError(f"{path} {absence(path)}: give -P ledger=<ledger.json, gen.npz or run id>")
     store = Store()
     run = store.follow(source)
     return _from_text(store.fetch(run, str(LEDGER))), store.metrics(run).get("privacy/epsilon")

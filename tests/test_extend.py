@@ -1,15 +1,18 @@
 """docs/extend.md, followed to the letter: its files are written out and run from outside the package."""
 
 import re
+import runpy
 
 import mlflow
-import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from dpib.config import compose
+from dpib.errors import UserError
 from dpib.pipeline import run_main
 from dpib.tracking import Store
+from entrypoints.prepare import main as prepare
 
 
 @pytest.fixture
@@ -17,7 +20,8 @@ def outside(root, tmp_path):
     """Write every file that the page shows into a folder of its own and return that folder."""
     text = (root / "docs" / "extend.md").read_text()
     blocks = re.findall(r"`([\w.-]+)`:\n\n```\w+\n(.*?)```", text, flags=re.DOTALL)
-    assert {name for name, _ in blocks} == {"mean-image.yaml", "mean_image.py", "halves.yaml", "mean_distance.py"}
+    names = {name for name, _ in blocks}
+    assert names == {"mean-image.yaml", "mean_image.py", "halves.yaml", "make_halves.py", "mean_distance.py"}
     folder = tmp_path / "outside"
     folder.mkdir()
     for name, content in blocks:
@@ -50,15 +54,23 @@ def test_the_outside_method_keeps_its_norm(outside):
     assert float(feature.norms(white, None)[0]) == pytest.approx(1)
 
 
-def test_a_data_set_from_outside(outside, tiny, tracking_uri, tmp_path):
-    rng = np.random.default_rng(0)
-    (tmp_path / "root" / "halves").mkdir(parents=True)
-    for split, n in (("train", 200), ("test", 40)):
-        y = np.arange(n) % 2
-        x = rng.integers(0, 60, (n, 8, 8), dtype=np.uint8)
-        for i in range(n):
-            x[i, 4 * y[i] : 4 * y[i] + 4] += 180
-        np.savez(tmp_path / "root" / "halves" / f"{split}.npz", images=x, labels=y)
+def advised(error):
+    """Return the prepare command that an error advises, as its arguments."""
+    entry, _, rest = str(error.value).partition("Run: mlflow run . --env-manager local -e ")[2].partition(" ")
+    assert entry == "prepare"
+    return [f"--{pair}" for pair in re.findall(r"-P (\w+=\S+)", rest) if not pair.endswith("<folder")]
+
+
+def test_a_data_set_from_outside(outside, root, tiny, tracking_uri, tmp_path):
+    text = (root / "docs" / "extend.md").read_text()
+    assert "-e prepare -P dataset=path/to/halves.yaml -P source=path/to/halves\n" in text
+    runpy.run_path(str(outside / "make_halves.py"))
+    with pytest.raises(UserError, match="is not prepared") as error:
+        run(tiny, tracking_uri, dataset=outside / "halves.yaml", data_root=tmp_path / "root")
+    arguments = [*advised(error), f"--source={outside / 'halves'}", f"--data_root={tmp_path / 'root'}"]
+    assert f"--dataset={outside / 'halves.yaml'}" in arguments
+    prepared = CliRunner().invoke(prepare, arguments)
+    assert prepared.exit_code == 0, prepared.output
     tracked = run(
         tiny, tracking_uri, dataset=outside / "halves.yaml", data_root=tmp_path / "root",
         method=outside / "mean-image.yaml", eval__schedule__epochs=4, eval__schedule__lr=0.01,

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from dpib import registry
+from dpib.config.overrides import nest, parsed
 from dpib.config.schema import Config, Data
+from dpib.config.sense import LARGE_DELTA, require_sense
 from dpib.data.catalog import Card, data_root, find_card
-from dpib.errors import UserError, nearest
-from dpib.section import Section, Text, dotted_keys, parse_yaml, read_yaml, validated
+from dpib.errors import Faults, UserError, absence, nearest
+from dpib.section import Section, Text, checked, clipped, dotted_keys, parse_yaml, read_yaml, validated
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+DEFAULTS = CONFIGS / "defaults.yaml"
 PROFILES = ("smoke", "fast", "paper")
 
 
@@ -34,15 +37,47 @@ def compose(overrides: Mapping[str, str]) -> tuple[Config, Card]:
     """Return the configuration for dotted command-line `overrides`, and the card of its data set.
 
     Raises:
-        UserError: one line, for an unknown method, data set or key, or a value of the wrong type.
+        UserError: one line with all that is wrong: an unknown method, data set or key, a value of the wrong type.
     """
-    return layered(nest({key: parse_yaml(text, f"{key}={text}") for key, text in overrides.items()}))
+    return layered(typed(overrides))
+
+
+def typed(overrides: Mapping[str, str], *methods: str) -> dict[str, Any]:
+    """Return dotted command-line `overrides` as a nested mapping of values, as the keys of their method are declared.
+
+    Args:
+        overrides: texts; that of a key which holds a text is taken literally.
+        methods: the methods whose keys they may be where they name none; without any the default one.
+
+    Raises:
+        UserError: one line with every text that does not parse.
+    """
+    if "synthesizer" in overrides:
+        return parsed(overrides, Config, _settings(overrides["synthesizer"]))
+    names = [overrides["method"]] if "method" in overrides else methods or [str(read_yaml(DEFAULTS)["method"])]
+    return parsed(overrides, Config, *(_settings_of(name) for name in names))
+
+
+def _settings_of(method: str) -> type[Section]:
+    """Return what declares a method's own keys; what is wrong with the method is for `layered` to say."""
+    try:
+        path, _, head = _recipe(method)
+    except UserError:
+        return Section
+    return _settings(_beside(path, head.synthesizer))
+
+
+def _settings(synthesizer: str) -> type[Section]:
+    try:
+        return registry.settings(synthesizer)
+    except UserError:
+        return Section
 
 
 def from_text(text: str, overrides: Mapping[str, str], source: str) -> tuple[Config, Card]:
     """Return an earlier run's resolved configuration (YAML `text`) with `overrides` laid over it."""
     tree = parse_yaml(text, source)
-    command = nest({key: parse_yaml(value, f"{key}={value}") for key, value in overrides.items()})
+    command = parsed(overrides, Config, _settings(overrides.get("synthesizer", tree["synthesizer"])))
     if command.get("dataset", tree["dataset"]) != tree["dataset"]:
         # These were filled in from the other data set.
         tree = {**tree, "delta": None, "data": {}}
@@ -61,20 +96,27 @@ def overlaid(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def layered(command: Mapping[str, Any]) -> tuple[Config, Card]:
-    """Return the configuration for a nested mapping of command-line values, and its card."""
-    defaults = read_yaml(CONFIGS / "defaults.yaml")
+    """Return the configuration for a nested mapping of command-line values, and its card.
+
+    Raises:
+        UserError: one line with all that is wrong, as far as it can be told apart.
+    """
+    defaults = read_yaml(DEFAULTS)
     chosen = merge(defaults, command)
     profile, epsilon = chosen["profile"], chosen["epsilon"]
+    faults = Faults()
     if profile not in PROFILES:
-        raise UserError(f"unknown profile {profile!r}{nearest(str(profile), PROFILES)}; known: {', '.join(PROFILES)}")
-    path = find_method(str(chosen["method"]))
-    recipe = read_yaml(path)
-    head = validated(Method, {k: v for k, v in recipe.items() if k in Method.model_fields}, str(path))
-    card = find_card(str(chosen["dataset"]), data_root(chosen.get("data_root")))
+        known = ", ".join(PROFILES)
+        faults.add(f"unknown profile {clipped(repr(profile))}{nearest(str(profile), PROFILES)}; known: {known}")
+    with faults.caught():
+        path, recipe, head = _recipe(str(chosen["method"]))
+    with faults.caught():
+        card = find_card(str(chosen["dataset"]), data_root(chosen.get("data_root")))
+    faults.refuse()
     layers = [
         defaults,
         read_yaml(CONFIGS / "bases" / f"{head.base}.yaml") if head.base else {},
-        {k: v for k, v in recipe.items() if k not in Method.model_fields},
+        recipe,
         card.config,
         *_tuned((head.base, head.name), card.name),
     ]
@@ -93,16 +135,30 @@ def _tuned(names: Sequence[str | None], dataset: str) -> list[dict[str, Any]]:
     return [read_yaml(file) for file in files if file.is_file()]
 
 
+def _recipe(method: str) -> tuple[Path, dict[str, Any], Method]:
+    """Return a method's file, the configuration in it, and what it says about itself."""
+    path = find_method(method)
+    content = read_yaml(path)
+    head = validated(Method, {k: v for k, v in content.items() if k in Method.model_fields}, str(path))
+    return path, {k: v for k, v in content.items() if k not in Method.model_fields}, head
+
+
 def _resolved(config: Config, card: Card) -> Config:
-    """Fill in what follows from the data set: the held-out part, and delta = 1/(n ln n)."""
+    """Fill in what follows from the data set: the held-out part, and delta = 1/(n ln n), at most 0.01.
+
+    Raises:
+        UserError: one line with all that does not go together, in itself or with the data set.
+    """
     holdout = config.data.holdout
     if holdout is None:
         holdout = card.holdout if config.eval.mode == "val" else 0
     n = card.sizes.train - holdout
     if n < 2:
         raise UserError(f"data.holdout={holdout} leaves {n} of {card.sizes.train} training images")
-    delta = config.delta if config.delta is not None else 1 / (n * math.log(n))
-    return config.model_copy(update={"data": Data(holdout=holdout), "delta": delta})
+    delta = config.delta if config.delta is not None else min(1 / (n * math.log(n)), LARGE_DELTA)
+    resolved = config.model_copy(update={"data": Data(holdout=holdout), "delta": delta})
+    require_sense(resolved, card)
+    return resolved
 
 
 def find_method(name: str) -> Path:
@@ -112,9 +168,13 @@ def find_method(name: str) -> Path:
         UserError: when there is none; names the nearest.
     """
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise UserError(f"method file {name} does not exist")
-        return Path(name).resolve()
+        try:
+            found = Path(name).expanduser().is_file()
+        except OSError as error:
+            raise UserError(f"method file {clipped(name)} is no path ({error.strerror})") from None
+        if not found:
+            raise UserError(f"method file {name} {absence(Path(name).expanduser())}")
+        return Path(name).expanduser().resolve()
     names: dict[str, Path] = {}
     for path in sorted((CONFIGS / "methods").glob("*.yaml")):
         head = read_yaml(path)
@@ -122,7 +182,7 @@ def find_method(name: str) -> Path:
             names[str(alias).lower()] = path
     if name.lower() not in names:
         known = ", ".join(sorted({path.stem for path in names.values()}))
-        raise UserError(f"unknown method {name!r}{nearest(name.lower(), names)}; known: {known}")
+        raise UserError(f"unknown method {clipped(repr(name))}{nearest(name.lower(), names)}; known: {known}")
     return names[name.lower()]
 
 
@@ -133,24 +193,6 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
-
-
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into nested mappings.
-
-    Raises:
-        UserError: when one key is both a value and a section.
-    """
-    tree: dict[str, Any] = {}
-    for dotted, value in flat.items():
-        *path, last = dotted.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise UserError(f"{dotted}: {part!r} was already given a value of its own")
-        node[last] = value
-    return tree
 
 
 def _applied(layer: Mapping[str, Any], profile: str, epsilon: Any) -> dict[str, Any]:
@@ -181,17 +223,18 @@ def _beside(method_file: Path, synthesizer: str) -> str:
 
 def _build(tree: Mapping[str, Any]) -> Config:
     """Validate a merged mapping: the common keys by `Config`, the rest by the synthesizer's `Settings`."""
-    settings: type[Section] = registry.load("synthesizer", str(tree["synthesizer"])).Settings
+    settings = registry.settings(str(tree["synthesizer"]))
     common = [key for key in dotted_keys(Config) if key != "recipe" and not key.startswith("recipe.")]
     known = [*common, *dotted_keys(settings)]
-    rest = {key: value for key, value in tree.items() if key not in Config.model_fields}
-    recipe = validated(settings, rest, "configuration", known)
-    config = validated(
-        Config,
-        {**{k: v for k, v in tree.items() if k in Config.model_fields}, "recipe": recipe},
-        "configuration",
-        known,
-    )
+    recipe = checked(settings, {key: value for key, value in tree.items() if key not in Config.model_fields}, known)
+    own = {key: value for key, value in tree.items() if key in Config.model_fields}
+    config = checked(Config, {**own, "recipe": Section() if isinstance(recipe, list) else recipe}, known)
+    wrong = [fault for found in (config, recipe) if isinstance(found, list) for fault in found]
+    if wrong or isinstance(config, list):
+        raise UserError(f"configuration: {'; '.join(wrong)}")
+    faults = Faults()
     for metric in config.eval.metrics:
-        registry.load("metric", metric)  # a misspelt metric is refused now, not after the training
+        with faults.caught():
+            registry.load("metric", metric)  # a misspelt metric is refused now, not after the training
+    faults.refuse()
     return config

@@ -12,7 +12,8 @@ from dpib.data.catalog import Card
 
 # Keys that change how a stage runs but not what comes out of it.
 _INDIFFERENT = (
-    "profile", "note", "device", "processes", "oversubscribe", "data_root", "reuse", "resume", "method",
+    "profile", "note", "device", "processes", "oversubscribe", "data_root", "reuse", "resume", "method", "large_delta",
+    "pretraining",
 )  # fmt: skip
 # Keys of any section that change nothing but speed and memory: a run that ran out of memory goes on with others.
 # An audit is of the very code that they choose.
@@ -26,7 +27,7 @@ _PRIVACY = ("epsilon", "delta", "relation", "accountant", "data")
 def stage_slice(stage: str, config: Config) -> dict[str, Any]:
     """Return the part of the configuration that decides the result of `stage`, its inputs apart."""
     tree = config.nested()
-    recipe = tuple(key for key in type(config.recipe).model_fields if key not in _DRAWING)
+    recipe = tuple(key for key in type(config.recipe).model_fields if key not in (*_DRAWING, *_INDIFFERENT))
     keys: tuple[str, ...] = {
         "prepare": ("dataset",),
         "pretrain": ("public", "seed", "synthesizer", *(key for key in recipe if key != "train")),

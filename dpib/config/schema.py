@@ -55,11 +55,12 @@ class Config(Section):
     )
     epsilon: float = Field(gt=0)
     delta: float | None = Field(default=None, gt=0, lt=1)
+    large_delta: bool = Field(default=False, description="accept a delta above 0.01")
     relation: Literal["zero_out", "replace_one"]
     accountant: Literal["pld", "rdp", "prv"]
     seed: int = Field(ge=0)
     profile: Profile
-    note: Text | None = None
+    note: Text | None = Field(default=None, max_length=200)
     device: Literal["auto", "cpu", "cuda"]
     processes: Positive = 1
     oversubscribe: bool = False

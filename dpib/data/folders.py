@@ -1,127 +1,186 @@
 """Image folders, the layout that everybody has: one folder per class, plain or inside zip archives."""
 
 import io
-import stat
+import struct
+import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dpib import seeding
 from dpib.data.catalog import Card
+from dpib.data.listing import MAX_BYTES, Listing, Member, listed
 from dpib.errors import UserError
 from dpib.images import Images
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+_FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM")  # no other program is started for any of them
 _MAX_PIXELS = 2**24
-_MAX_BYTES = 64 * 2**20  # of one image in an archive
-_MAX_RATIO = 200  # of an image's size to its compressed size; PNG and JPEG hardly shrink
-_MAX_MEMBERS = 10_000_000
 _TEST_SHARE = 0.1
+_LAYOUT = "expected <class>/<image>.png, .jpg, .tif, .webp, .bmp, .gif or .ppm"
+
+Say = Callable[[str], None]
 
 
-def read_folders(card: Card, source: Path) -> dict[str, Images]:
-    """Read `<class>/<image>` below `source`, below its `train` and `test` folders, or in zip archives.
+def tell(text: str) -> None:
+    """Print a line for whoever watches."""
+    print(text, file=sys.stderr, flush=True)
 
-    Without a `test` folder a seeded tenth of every class becomes the test set, if the card wants one.
+
+def read_folders(card: Card, source: Path, say: Say = tell) -> dict[str, Images]:
+    """Read `<class>/<image>` below `source`, below its folders of splits, or in zip archives.
+
+    The topmost folders may name splits: `train`, `test` and `val`, in any case and in their usual longer
+    forms. Without `test` the images of `val` are the test set; with neither a seeded tenth of every class
+    becomes it, if the card wants one. Files that are no images by their names are counted, for `say`.
 
     Raises:
-        UserError: when a class is missing, or an image cannot be read.
+        UserError: when a class or a split is missing, or an image cannot be read.
     """
-    members = sorted(_members(card, source), key=lambda member: member[0].as_posix())
-    train, test = ([m for m in members if split in m[0].parts] for split in ("train", "test"))
-    if card.sizes.test == 0:
-        return {"train": _read(card, train or members)}
-    if not (train and test):
-        order = torch.randperm(len(members), generator=seeding.generator(0, "folder test split")).tolist()
-        cut = round(_TEST_SHARE * len(members))
-        test, train = ([members[i] for i in sorted(part)] for part in (order[:cut], order[cut:]))
-    return {"train": _read(card, train), "test": _read(card, test)}
+    listing = listed(source, _archives(card, source))
+    if skipped := listing.skipped():
+        say(f"{card.name}: {skipped}")
+    parts = {split: _labelled(card, members, split) for split, members in listing.parts().items()}
+    if stray := len(listing.images) - sum(len(part) for part in parts.values()):
+        say(f"{card.name}: left out {stray} images that lie in no class folder")
+    train, test = _splits(card, parts, say)
+    wanted = {"train": train, "test": test} if card.sizes.test else {"train": train}
+    _refuse_absent(card, wanted, listing)
+    return {split: _read(card, records) for split, records in wanted.items()}
 
 
-Member = tuple[PurePosixPath, Path | zipfile.Path]
+Labelled = list[tuple[Member, int]]
 
 
-def _members(card: Card, source: Path) -> Iterator[Member]:
-    archives = [source] if source.is_file() else [source / a.name for a in card.source.archives]
-    archives = [path for path in archives if path.is_file()]
-    if not archives and source.is_dir():
-        for path in source.rglob("*"):
-            if path.suffix.lower() in _SUFFIXES:
-                yield PurePosixPath(path.relative_to(source).as_posix()), path
-        return
-    for archive in archives:
-        try:
-            content = zipfile.ZipFile(archive)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"{archive} is not a readable zip archive ({error}): fetch it again") from None
-        if len(content.infolist()) > _MAX_MEMBERS:
-            raise UserError(f"{archive} has more than {_MAX_MEMBERS} entries, which is no set of images")
-        for info in content.infolist():
-            if PurePosixPath(info.filename).suffix.lower() in _SUFFIXES:
-                _refuse_bomb(info, archive)
-                yield PurePosixPath(info.filename), zipfile.Path(content, info.filename)
+def _archives(card: Card, source: Path) -> list[Path]:
+    archives = [source] if source.is_file() else [source / archive.name for archive in card.source.archives]
+    return [path for path in archives if path.is_file()]
 
 
-def _refuse_bomb(info: zipfile.ZipInfo, archive: Path) -> None:
-    """Refuse an entry that would unpack to far more than an image, or that is a link."""
-    if info.file_size > _MAX_BYTES or info.file_size > _MAX_RATIO * max(1, info.compress_size):
-        raise UserError(
-            f"{archive}: {info.filename} unpacks from {info.compress_size} to {info.file_size} bytes: no image does"
-        )
-    if stat.S_ISLNK(info.external_attr >> 16):
-        raise UserError(f"{archive}: {info.filename} is a symbolic link, which dpib does not follow")
-
-
-def _read(card: Card, members: list[Member]) -> Images:
+def _labelled(card: Card, members: list[Member], split: str) -> Labelled:
     index = {name: i for i, name in enumerate(card.classes)}
-    pixels, labels = [], []
-    for name, place in members:
-        label = _label(name, index)
-        if label is not None:
-            pixels.append(read_image(place.read_bytes(), card.shape, str(name)))
-            labels.append(label)
-    absent = sorted(set(range(len(card.classes))) - set(labels))
-    if absent:
-        raise UserError(f"no image of class {card.classes[absent[0]]!r} found: expected <class>/<image>.png or .jpg")
-    x = np.stack(pixels)
-    return Images(torch.from_numpy(255 - x if card.source.invert else x), torch.tensor(labels))
+    found = ((member, label(member, index, split)) for member in members)
+    return [(member, known) for member, known in found if known is not None]
 
 
-def _label(name: PurePosixPath, index: dict[str, int]) -> int | None:
-    """Return the class that the folders above an image name; a class may be two folders, as alphabet/letter."""
-    folders = name.parts[:-1]
-    names = [*reversed(folders), *("/".join(pair) for pair in pairwise(folders))]
-    return next((index[part] for part in names if part in index), None)
+def label(member: Member, index: dict[str, int], split: str) -> int | None:
+    """Return the class that the folders above an image name; a class may be two folders, as alphabet/letter.
+
+    The outermost folder that names a class counts; where there are no splits, folders that wrap all may be
+    a part of the name.
+    """
+    for path in (member.below,) if split else (member.below, member.name):
+        folders = path.parts[:-1]
+        for name in (*folders, *("/".join(pair) for pair in pairwise(folders))):
+            if name in index:
+                return index[name]
+    return None
+
+
+def _splits(card: Card, parts: dict[str, Labelled], say: Say) -> tuple[Labelled, Labelled]:
+    """Return the images of train and test.
+
+    Raises:
+        UserError: when there is a test set and nothing to train on, or an empty test folder.
+    """
+    outside, train = parts.get("", []), parts.get("train")
+    if train is None and len(parts.keys() - {""}) > 0:
+        raise UserError(f"{card.name}: there is a folder {next(iter(parts.keys() - {''}))!r} and none called 'train'")
+    if train is not None and outside:
+        raise UserError(
+            f"{card.name}: {len(outside)} images lie in class folders beside 'train', as {outside[0][0].name}: "
+            "put every class folder below train or test"
+        )
+    everything = outside if train is None else train
+    if card.sizes.test == 0:
+        return everything, []
+    held_out = next((split for split in ("test", "val") if split in parts), None)
+    if held_out is None:
+        say(f"{card.name}: there is no folder 'test': a tenth of every class becomes the test set")
+        return _stratified(card, everything)
+    if not parts[held_out]:
+        raise UserError(f"{card.name}: folder {held_out!r} holds no image of a class: fill it or take it away")
+    if held_out == "val":
+        say(f"{card.name}: there is no folder 'test': 'val' becomes the test set")
+    elif parts.get("val"):
+        say(f"{card.name}: left out {len(parts['val'])} images of 'val': dpib holds out a part of 'train' by itself")
+    return everything, parts[held_out]
+
+
+def _stratified(card: Card, records: Labelled) -> tuple[Labelled, Labelled]:
+    """Return (train, test) with a seeded tenth of every class, and at least one image of it, in test.
+
+    Raises:
+        UserError: when a class has a single image.
+    """
+    held_out: set[int] = set()
+    for k, name in enumerate(card.classes):
+        own = [i for i, (_, known) in enumerate(records) if known == k]
+        if len(own) == 1:
+            raise UserError(f"class {name!r} has one image: one to train on and one to test with are the least")
+        order = torch.randperm(len(own), generator=seeding.generator(0, "folder test split", k)).tolist()
+        held_out.update(own[i] for i in order[: max(1, round(_TEST_SHARE * len(own)))])
+    return (
+        [record for i, record in enumerate(records) if i not in held_out],
+        [record for i, record in enumerate(records) if i in held_out],
+    )
+
+
+def _refuse_absent(card: Card, splits: dict[str, Labelled], listing: Listing) -> None:
+    present = {split: {known for _, known in records} for split, records in splits.items()}
+    for split, found in present.items():
+        absent = sorted(set(range(len(card.classes))) - found)
+        if absent:
+            others = [other for other in present if absent[0] in present[other]]
+            where = f" in {split}, only in {others[0]}" if others else " found"
+            raise UserError(f"no image of class {card.classes[absent[0]]!r}{where}{listing.but()}: {_LAYOUT}")
+
+
+def _read(card: Card, records: Labelled) -> Images:
+    x = np.stack([read_image(_bytes(member), card.shape, str(member.name)) for member, _ in records])
+    labels = torch.tensor([known for _, known in records])
+    return Images(torch.from_numpy(255 - x if card.source.invert else x), labels)
+
+
+def _bytes(member: Member) -> bytes:
+    try:
+        with member.place.open("rb") as handle:
+            raw = handle.read(MAX_BYTES + 1)
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{member.name} cannot be read ({error})") from None
+    if len(raw) > MAX_BYTES:
+        raise UserError(f"{member.name} has more than {MAX_BYTES} bytes, which is no image")
+    return raw
 
 
 def read_image(raw: bytes, shape: tuple[int, int, int], name: str) -> np.ndarray:
-    """Decode a PNG or JPEG, cut its central square, and resize it: uint8 [c, h, w].
+    """Decode an image and turn it upright, cut its central square, and resize it: uint8 [c, h, w].
+
+    Gray levels of 16 bits are scaled to 8, black to black and white to white.
 
     Raises:
-        UserError: when it is no such image, or larger than 16 megapixels.
+        UserError: when it is no such image, holds several, or is larger than 16 megapixels.
     """
     c, h, w = shape
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG"))
-        if opened.width * opened.height > _MAX_PIXELS:
-            raise UserError(f"{name}: {opened.width} x {opened.height} pixels are more than dpib reads")
-        image = opened.convert("L" if c == 1 else "RGB")
+            opened = Image.open(io.BytesIO(raw), formats=_FORMATS)
+            _refuse_unusual(opened, name)
+            image = _eight_bits(ImageOps.exif_transpose(opened)).convert("L" if c == 1 else "RGB")
     except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        raise UserError(f"{name} cannot be read as PNG or JPEG ({error})") from None
+        OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, MemoryError, RuntimeError,
+        struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+    ) as error:  # fmt: skip
+        reason = " ".join(str(error).replace(str(type(error)), "").split())[:120]
+        raise UserError(f"{name} cannot be read as an image ({reason})") from None
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.resize((w, h), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
@@ -129,14 +188,34 @@ def read_image(raw: bytes, shape: tuple[int, int, int], name: str) -> np.ndarray
     return array[None] if c == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
+def _refuse_unusual(opened: Image.Image, name: str) -> None:
+    """Refuse what would be read as something else than people see."""
+    if opened.width * opened.height > _MAX_PIXELS:
+        raise UserError(f"{name}: {opened.width} x {opened.height} pixels are more than dpib reads")
+    frames = getattr(opened, "n_frames", 1)
+    # A telephone's JPEG may bring a preview; it is a JPEG for all that.
+    if frames > 1 and opened.format not in ("JPEG", "MPO"):
+        raise UserError(f"{name} holds {frames} images: save them one to a file")
+    if opened.mode == "F" or (opened.mode == "I" and opened.format != "PPM"):
+        raise UserError(f"{name} has levels of 32 bits, whose white is unknown: save it with 8 or 16")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return 16-bit gray as 8-bit gray, since Pillow clips it instead; anything else as it is."""
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    levels = np.asarray(image).astype(np.float64)
+    return Image.fromarray((levels.clip(0, 65535) / 257).round().astype(np.uint8))
+
+
 def class_folders(source: Path) -> list[str]:
-    """Return the names of the class folders below `source` (or below its `train` folder), sorted.
+    """Return the names of the class folders of a folder or zip archive, sorted; see `read_folders`.
 
     Raises:
         UserError: when there are fewer than two.
     """
-    top = source / "train" if (source / "train").is_dir() else source
-    names = sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
+    listing = listed(source, [source] if source.is_file() else [])
+    names = listing.classes()
     if len(names) < 2:
-        raise UserError(f"{top} has no class folders: expected <class>/<image>.png or .jpg for two classes or more")
+        raise UserError(f"{source} has no class folders for two classes or more{listing.but()}: {_LAYOUT}")
     return names

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from dpib.errors import UserError
+from dpib.errors import UserError, absence
 
 _DTYPES = "uif"  # unsigned, signed, float; text is allowed where it is asked for
 _CAP = 64 * 2**30
@@ -36,8 +36,8 @@ def headers(path: Path) -> dict[str, Header]:
                 with archive.open(member) as handle:
                     found[member.filename.removesuffix(".npy")] = _header(handle, member, path)
             return found
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path} {absence(path)}") from None
     except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
         raise UserError(f"{path} is not a readable npz file ({error}): it may be truncated, make it again") from None
 

@@ -1,24 +1,22 @@
 """From official archives, given locally or downloaded, to the data root."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
-import yaml
+import numpy as np
 
-from dpib.atomic import write_text
-from dpib.data import store
-from dpib.data.catalog import BUNDLED, Card, Sizes, Source, find_card
-from dpib.data.folders import class_folders
+from dpib.data import npz, store
+from dpib.data.catalog import BUNDLED, Card
+from dpib.data.folders import Say
 from dpib.data.sources import read_source
 from dpib.errors import UserError
 from dpib.images import Images
 
-Say = Callable[[str], None]
 
-
-def prepare(card: Card, source: Path | None, root: Path, say: Say, verify: bool = True) -> dict[str, Images]:
+def prepare(
+    card: Card, source: Path | None, root: Path, say: Say, verify: bool = True, replace: bool = False
+) -> dict[str, Images]:
     """Write `<root>/<name>/{train,test}.npz` and return the splits.
 
     Args:
@@ -27,23 +25,66 @@ def prepare(card: Card, source: Path | None, root: Path, say: Say, verify: bool 
         root: the data root.
         say: receives progress, a line at a time.
         verify: refuse content that differs from the published one (by the card's checksums).
+        replace: write over other images that were prepared under this name.
 
     Raises:
-        UserError: for missing, corrupt or foreign files, or a failed download.
+        UserError: for missing, corrupt or foreign files, a failed download, or other images under this name.
     """
+    require_writable(root)
     if source is None and card.source.archives:
         with tempfile.TemporaryDirectory(prefix="dpib-") as folder:
             download(card, Path(folder), say)
-            splits = read_source(card, Path(folder))
+            splits = read_source(card, Path(folder), say)
     elif source is None and card.source.kind not in BUNDLED:
-        raise UserError(f"{card.name} has no download: give -P source=<folder or archive>")
+        raise UserError(f"{card.name} has no download: give -P source=<folder or zip archive>")
     else:
-        splits = read_source(card, source or Path())
+        splits = read_source(card, source, say)
     _check(card, splits, verify)
+    if not replace:
+        _refuse_others(card, splits, root)
     for split, images in splits.items():
         path = store.write_split(root, card, split, images)
         say(f"{path}: {len(images)} images {list(images.shape)}")
+        if card.counts is not None:
+            say(f"{card.name}: images by class in {split}: {_by_class(card, images)}")
     return splits
+
+
+def _refuse_others(card: Card, splits: dict[str, Images], root: Path) -> None:
+    """Refuse to write over images other than these; what cannot be read any more is no loss."""
+    for split, images in splits.items():
+        path = store.split_path(root, card.name, split)
+        try:
+            before = npz.load(path, ("images", "labels"))
+        except UserError:
+            continue
+        after = store.arrays(images)
+        if not all(np.array_equal(before[name], after[name]) for name in before):
+            raise UserError(
+                f"{card.name} is prepared from other images than these ({path}): "
+                "take another name, or replace them with -P replace=true"
+            )
+
+
+def _by_class(card: Card, images: Images) -> str:
+    counts = images.y.bincount(minlength=len(card.classes)).tolist()
+    return ", ".join(f"{name} {n}" for name, n in zip(card.classes, counts, strict=True))
+
+
+def require_writable(root: Path) -> None:
+    """Refuse a data root that cannot be written before anything is read or downloaded.
+
+    Raises:
+        UserError: with the reason.
+    """
+    there = next(path for path in (root.absolute(), *root.absolute().parents) if path.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"the data root {root} cannot be written ({error.strerror}): give -P data_root=<folder>, or set DPIB_DATA"
+        ) from None
 
 
 def ensure(card: Card, root: Path) -> None:
@@ -56,7 +97,10 @@ def _check(card: Card, splits: dict[str, Images], verify: bool) -> None:
     for split, images in splits.items():
         expected = card.sizes.train if split == "train" else card.sizes.test
         if len(images) != expected:
-            raise UserError(f"{card.name} has {expected} images in {split}, the source holds {len(images)}")
+            raise UserError(
+                f"{card.name} has {expected} images in {split}, the source holds {len(images)}: give its own files, "
+                "take another name, or replace your own images with -P replace=true"
+            )
         if verify and card.checksums is not None and store.checksum(images) != getattr(card.checksums, split):
             raise UserError(
                 f"the {split} images of this source are not the published {card.title} (their SHA-256 differs): "
@@ -94,33 +138,3 @@ def mirrors(card: Card, archive: str) -> list[str]:
 
     known = {"mnist_28": datasets.MNIST, "fmnist_28": datasets.FashionMNIST}
     return [mirror + archive for mirror in getattr(known.get(card.name), "mirrors", ())]
-
-
-def card_for(name: str, source: Path | None, root: Path, side: int, gray: bool) -> Card:
-    """Return the card of a known data set, or write one for the user's own image folder `source`.
-
-    Raises:
-        UserError: when the name is unknown and `source` is no folder of class folders.
-    """
-    try:
-        return find_card(name, root)
-    except UserError:
-        if source is None or not source.is_dir():
-            raise
-    draft = Card(
-        name=name,
-        title=name,
-        shape=(1 if gray else 3, side, side),
-        classes=class_folders(source),
-        sizes=Sizes(train=1, test=1),
-        source=Source(kind="folders"),
-        citation="your own images",
-        licence="your own",
-        homepage="",
-    )
-    # Sizes are counted by reading once: unreadable images are found before anything is written.
-    splits = read_source(draft, source)
-    n = {split: len(images) for split, images in splits.items()}
-    card = draft.model_copy(update={"sizes": Sizes(**n), "holdout": n["train"] // 10})
-    write_text(root / name / "card.yaml", yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False))
-    return find_card(name, root)

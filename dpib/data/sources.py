@@ -15,8 +15,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from dpib.data.catalog import Card
-from dpib.data.folders import read_folders
+from dpib.data.catalog import BUNDLED, Card
+from dpib.data.folders import Say, read_folders, tell
 from dpib.data.glyphs import read_glyphs
 from dpib.data.store import read_arrays
 from dpib.errors import UserError
@@ -26,32 +26,62 @@ Splits = dict[str, Images]
 _CAP = 512 * 2**20
 
 
-def read_source(card: Card, source: Path) -> Splits:
+def read_source(card: Card, source: Path | None, say: Say = tell) -> Splits:
     """Read `source` (a folder or an archive) as the card says, or as prepared npz files where it holds those.
+
+    Args:
+        card: which data set.
+        source: none for a bundled one, which comes from nowhere else.
+        say: receives what is left out, a line at a time.
 
     Raises:
         UserError: when a file is missing or corrupt, naming it.
     """
-    if not source.exists():
-        raise UserError(f"source {source} does not exist")
+    if source is None:
+        return read_digits(card) if card.source.kind == "digits" else read_glyphs(card)
+    if card.source.kind in BUNDLED:
+        raise UserError(f"{card.name} comes with dpib and takes no source: leave it out, or take another name")
+    require_source(source)
     if source.is_dir() and (source / "train.npz").is_file():
         return read_npz(card, source)
     readers: dict[str, Callable[[Card, Path], Splits]] = {
         "idx": read_idx,
         "emnist": read_emnist,
         "cifar": read_cifar,
-        "folders": read_folders,
-        "digits": lambda card, _: read_digits(card),
-        "glyphs": lambda card, _: read_glyphs(card),
+        "folders": lambda card, source: read_folders(card, source, say),
     }
     return readers[card.source.kind](card, source)
 
 
+def require_source(source: Path) -> None:
+    """Refuse a source that is not there.
+
+    Raises:
+        UserError: naming the whole path, whatever it was relative to.
+    """
+    try:
+        there = source.exists()
+    except OSError as error:
+        raise UserError(f"source {str(source)[:100]} is no path ({error.strerror})") from None
+    if not there:
+        raise UserError(f"source {source.absolute()} does not exist: give the whole path of a folder or a zip archive")
+
+
 def read_npz(card: Card, source: Path) -> Splits:
-    """Read `train.npz` and, where there is one, `test.npz`."""
+    """Read `train.npz` and, where there is one, `test.npz`.
+
+    Raises:
+        UserError: when they are not what the card says, or hold no level but 0 and 1.
+    """
     splits = {split: source / f"{split}.npz" for split in ("train", "test")}
     wanted = {split: path for split, path in splits.items() if split == "train" or card.sizes.test}
-    return {split: read_arrays(path, card) for split, path in wanted.items()}
+    found = {split: read_arrays(path, card) for split, path in wanted.items()}
+    for split, images in found.items():
+        if len(images) and int(images.x.max()) == 1:
+            raise UserError(
+                f"{splits[split]}: images hold only 0 and 1, which is all but black: scale them to 0 to 255"
+            )
+    return found
 
 
 def read_idx(card: Card, source: Path) -> Splits:

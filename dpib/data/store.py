@@ -8,7 +8,7 @@ import torch
 
 from dpib.atomic import replacing
 from dpib.data import npz
-from dpib.data.catalog import Card
+from dpib.data.catalog import BUNDLED, Card
 from dpib.errors import UserError
 from dpib.images import Images
 
@@ -22,16 +22,17 @@ def split_path(root: Path, name: str, split: str) -> Path:
 
 def write_split(root: Path, card: Card, split: str, images: Images) -> Path:
     """Write one split in the prepared layout, atomically, and return its path."""
-    pixels = images.x.permute(0, 2, 3, 1).numpy() if images.shape[0] == 3 else images.x[:, 0].numpy()
     path = split_path(root, card.name, split)
     with replacing(path) as temporary, temporary.open("wb") as handle:
-        np.savez(
-            handle,
-            images=np.ascontiguousarray(pixels),
-            labels=images.y.numpy(),
-            class_names=np.asarray(card.classes),
-        )
+        content = arrays(images)
+        np.savez(handle, images=content["images"], labels=content["labels"], class_names=np.asarray(card.classes))
     return path
+
+
+def arrays(images: Images) -> dict[str, np.ndarray]:
+    """Return images and labels as the prepared layout holds them."""
+    pixels = images.x.permute(0, 2, 3, 1).numpy() if images.shape[0] == 3 else images.x[:, 0].numpy()
+    return {"images": np.ascontiguousarray(pixels), "labels": images.y.numpy()}
 
 
 def read_split(root: Path, card: Card, split: str) -> Images:
@@ -52,8 +53,8 @@ def read_split(root: Path, card: Card, split: str) -> Images:
 
 def read_arrays(path: Path, card: Card) -> Images:
     """Return `images` and `labels` of an npz in the prepared layout, checked against the card's shape."""
-    arrays = npz.load(path, ("images", "labels"))
-    pixels, labels = arrays["images"], arrays["labels"]
+    found = npz.load(path, ("images", "labels"))
+    pixels, labels = found["images"], found["labels"]
     c, h, w = card.shape
     wanted = (h, w) if c == 1 else (h, w, 3)
     if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
@@ -82,9 +83,14 @@ def read_pixels(path: Path) -> Images:
 
 def missing(card: Card, path: Path) -> str:
     """Say in one line which files to put where."""
-    prepare = f"mlflow run . --env-manager local -e prepare -P dataset={card.name}"
+    prepare = f"mlflow run . --env-manager local -e prepare -P dataset={card.called}"
     files = ", ".join(archive.name for archive in card.source.archives)
-    given = f"{prepare} -P source=<folder with {files}> (without source it downloads them)" if files else prepare
+    if files:
+        given = f"{prepare} -P source=<folder with {files}> (without source it downloads them)"
+    elif card.source.kind in BUNDLED:
+        given = prepare
+    else:
+        given = f"{prepare} -P source=<folder with one folder per class, or with train.npz and test.npz>"
     return f"{card.title} is not prepared: {path} does not exist. Run: {given}"
 
 

@@ -13,6 +13,7 @@ from dpib.data.catalog import Card
 from dpib.errors import UserError
 from dpib.images import Images, from_unit
 from dpib.public import adapt
+from dpib.section import clipped
 
 
 def read_gen(path: Path, card: Card) -> tuple[Images, dict[str, Any] | None]:
@@ -40,12 +41,28 @@ def read_gen(path: Path, card: Card) -> tuple[Images, dict[str, Any] | None]:
     return adapt(Images(x, y), card.shape), statement
 
 
+def doubts(images: Images, statement: dict[str, Any] | None, card: Card) -> list[str]:
+    """Return what makes it doubtful that a set imitates the data set of `card`: a line each."""
+    lines = []
+    ledger = (statement or {}).get("ledger")
+    named = ledger.get("dataset") if isinstance(ledger, dict) else None
+    if named not in (None, card.name):
+        lines.append(f"the set states that it was made from {clipped(str(named))}, and is judged as one of {card.name}")
+    absent = sorted(set(range(len(card.classes))) - set(images.y.unique().tolist()))
+    if absent:
+        names = clipped(", ".join(card.classes[k] for k in absent))
+        lines.append(f"the set has no image of {len(absent)} of {len(card.classes)} classes: {names}")
+    return lines
+
+
 def _pixels(array: np.ndarray, path: Path) -> Tensor:
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or array.min(initial=0) < 0 or array.max(initial=0) > 1:
             raise UserError(f"{path}: float x must lie in [0, 1], it goes from {array.min()} to {array.max()}")
         x = from_unit(torch.from_numpy(array.astype(np.float32)))
     elif array.dtype == np.uint8:
+        if array.max(initial=0) == 1:
+            raise UserError(f"{path}: uint8 x holds only 0 and 1, which is all but black: scale it to 0 to 255")
         x = torch.from_numpy(array)
     else:
         raise UserError(f"{path}: x is {array.dtype}; it must be uint8, or float in [0, 1]")

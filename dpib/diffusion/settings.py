@@ -56,6 +56,9 @@ class PrivateSettings(FitSettings):
 class DiffusionSettings(Section):
     """What the recipe of a diffusion method says."""
 
+    pretraining: Literal["optional", "required"] = Field(
+        default="optional", description="required: no training without public images, or something to start from"
+    )
     network: DenoiserSettings
     loss: LossSettings
     pretrain: PublicSettings

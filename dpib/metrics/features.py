@@ -114,7 +114,8 @@ def weights_file(name: str) -> Path:
     """
     path = Path(name).expanduser()
     if not path.is_file():
-        raise UserError(f"Inception weights {path} do not exist: give eval.inception_weights a file, or none")
+        fault = "are a folder" if path.is_dir() else "do not exist"
+        raise UserError(f"Inception weights {path} {fault}: give eval.inception_weights a file, or none")
     return path
 
 

@@ -74,12 +74,24 @@ def _verdict(account: Account) -> list[str]:
         "",
         f"In words: whatever anybody concludes from them, they would conclude with at most {_times(total)} times "
         f"the odds if any one image were missing, except with a probability of about {account.delta:.3g}.",
+        *(["", f"**Warning:** {warning}."] if (warning := large_delta(account)) else []),
     ]
 
 
 def _public(source: Public) -> str:
     shared = "; **it is declared to hold images of this data set, which are not protected**" if source.declared else ""
     return f"{source.name} (digest {source.digest[:12]}){shared}"
+
+
+def large_delta(account: Account) -> str | None:
+    """Return a warning where delta exceeds one over the number of images, or None."""
+    n = min(account.scopes.values())
+    if account.delta * n <= 1:
+        return None
+    return (
+        f"delta {account.delta:.3g} is above 1/{n}, one over the number of images: "
+        "publishing one of them whole, chosen at random, would keep this promise as well"
+    )
 
 
 def _times(epsilon: float) -> str:

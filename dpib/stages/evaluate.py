@@ -1,12 +1,14 @@
 """Evaluate: how useful and how faithful a synthetic set is, selection charged to its ledger."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from dpib.atomic import write_text
+from dpib.data.catalog import Card
 from dpib.errors import UserError
 from dpib.images import Images
 from dpib.metrics.duplicates import count_duplicates
@@ -150,6 +152,20 @@ def tester(yardstick: Yardstick) -> Callable[[str, Predictor], Tensor]:
     return test
 
 
+def one_class(card: Card, accuracy: float | None) -> str | None:
+    """Return a warning where always naming the commonest class would be as accurate (in percent), by public counts.
+
+    As accurate is what lies within two standard errors of the number of test images.
+    """
+    commonest = card.commonest("test")
+    if accuracy is None or commonest is None:
+        return None
+    name, share = commonest
+    if accuracy > share + 2 * math.sqrt(share * (100 - share) / card.sizes.test):
+        return None
+    return f"an accuracy of {accuracy:.1f} % says nothing: {share:.1f} % of the test images are of class {name!r} alone"
+
+
 def _summary(
     context: Context, found: judge.Race, winners: Mapping[str, str], yardstick: Yardstick | None
 ) -> tuple[dict[str, float], dict[str, Any]]:
@@ -166,6 +182,9 @@ def _summary(
             for candidate, value in found.test.items():
                 name, _, epoch = candidate.partition("/")
                 log.curve(f"oracle/{name}/test_accuracy", value, int(epoch))
+    warning = one_class(context.card, metrics.get("utility/accuracy_best"))
+    if warning is not None:
+        log.say(f"evaluate: warning: {warning}")
     failed = judge.diverged(found, len(context.card.classes))
     for name in failed:
         log.say(f"evaluate: warning: {name} did not learn the synthetic images; its accuracy is that of a failed fit")

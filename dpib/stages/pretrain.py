@@ -64,7 +64,9 @@ def pretrain(context: Context) -> dict[str, float]:
     sensitive = Sensitive(config, context.card)
     if sensitive.prepared:  # else the training finds it out
         checked(source, sensitive, context.card, config.data_root, config.public_overlap is not None)
-    context.log.say(f"pretrain: {len(public)} public images of {config.public}")
+    each = public.y.bincount()
+    spread = f"{int(each.min())} to {int(each.max())} of each of {len(each)} classes"
+    context.log.say(f"pretrain: {len(public)} public images of {config.public}, {spread}")
     synthesizer = build(context)
     synthesizer.pretrain(public, context.log)
     checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict(), public=SOURCES.dump_json([source]).decode())

@@ -35,6 +35,8 @@ def train(context: Context, sensitive: Sensitive, pretrained: Path | None) -> di
     ledger = Ledger.open(context.artifacts / LEDGER, started(context, sensitive, fresh, pretrained))
     if context.world.leads:
         sensitive.remember(ledger.account.origins[-1])
+    if warning := statement.large_delta(ledger.account):
+        context.log.say(f"train: warning: {warning}")
     plan = calibrated(build(context), ledger.account)
     fit(context, sensitive, pretrained, ledger, Plan(plan))
     write_text(context.artifacts / STATEMENT, statement.render(ledger.account))

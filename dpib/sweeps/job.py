@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from dpib.atomic import write_text
 from dpib.config import Config, from_text, overlaid
 from dpib.config.fingerprint import source_digest
@@ -21,6 +19,7 @@ from dpib.privacy import accounting
 from dpib.privacy.events import Charge, Plan
 from dpib.privacy.ledger import LEDGER, Account, Ledger
 from dpib.runner import Result, Stage, execute
+from dpib.section import dump_yaml
 from dpib.sensitive import Sensitive
 from dpib.spendings import TAG, Spendings
 from dpib.stages.context import Context
@@ -64,7 +63,7 @@ class Job:
             "code": source_digest(),
             "tracking": self.store.uri,
             "spec": self.spec.model_dump(mode="json"),
-            "config": yaml.safe_dump(self.config.nested()),
+            "config": dump_yaml(self.config.nested()),
             "parent": self.parent,
             "generate_run": self.generate_run,
             "judged": self.judged,

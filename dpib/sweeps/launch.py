@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import yaml
 
 from dpib import lifeline
 from dpib.config import Config, from_text
@@ -25,6 +24,7 @@ from dpib.pipeline import inherited
 from dpib.privacy.ledger import Account, Public
 from dpib.public import read_public
 from dpib.runner import Result, Stage, execute
+from dpib.section import dump_yaml
 from dpib.sensitive import Sensitive
 from dpib.spendings import TAG, Spendings, labelled_digest
 from dpib.stages.context import Context
@@ -176,7 +176,7 @@ def _on_proxy(order: Order, sensitive: Sensitive) -> tuple[Config, Card]:
     source = Public(name=proxy, digest=set_digest(read_public(proxy, order.card.shape, root)))
     checked(source, sensitive, order.card, root, order.config.public_overlap is not None)
     other = {"dataset": proxy, "delta": "none", "data.holdout": "none"}
-    config, card = from_text(yaml.safe_dump(order.config.nested()), other, "the configuration of the sweep")
+    config, card = from_text(dump_yaml(order.config.nested()), other, "the configuration of the sweep")
     if card.shape != order.card.shape:
         raise UserError(f"sweep.proxy={card.name} has shape {list(card.shape)}, not {list(order.card.shape)}")
     return config, card

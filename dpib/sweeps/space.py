@@ -15,7 +15,7 @@ from optuna.distributions import (
 )
 from pydantic import AfterValidator, Field, model_validator
 
-from dpib.config.compose import nest
+from dpib.config.overrides import nest
 from dpib.config.schema import flatten
 from dpib.errors import UserError
 from dpib.section import Section

@@ -6,10 +6,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dpib.config.compose import CONFIGS, merge, nest
+from dpib.config.compose import CONFIGS, merge
+from dpib.config.overrides import nest
 from dpib.errors import UserError
 from dpib.privacy.stopping import Stopping
-from dpib.section import Positive, Section, Text, parse_yaml, read_yaml, validated
+from dpib.section import Positive, Section, Text, parse_value, read_yaml, validated
 from dpib.sweeps.space import Space
 
 Kind = Literal["classifier", "synthesizer"]
@@ -84,7 +85,7 @@ def read_sweep(config: str, overrides: Mapping[str, str]) -> tuple[Sweep, dict[s
     base = tree.pop("base", {})
     if not isinstance(base, dict):
         raise UserError(f"{path}: base must hold configuration keys")
-    own = {key[6:]: parse_yaml(text, key) for key, text in overrides.items() if key.startswith("sweep.")}
+    own = {key[6:]: parse_value(text, key[6:], Sweep) for key, text in overrides.items() if key.startswith("sweep.")}
     rest = {key: text for key, text in overrides.items() if not key.startswith("sweep.")}
     # A space on the command line replaces that of the file: dimensions do not merge.
     tree = {**tree, **{k: own.pop(k) for k in list(own) if k == "space"}}

@@ -12,12 +12,12 @@ import optuna
 from pydantic import Field
 
 from dpib.config import Config, layered
-from dpib.config.compose import find_method, merge, nest
+from dpib.config.compose import find_method, merge, typed
 from dpib.config.fingerprint import source_digest
 from dpib.data.catalog import Card
 from dpib.errors import UserError
 from dpib.pipeline import run_main
-from dpib.section import Positive, Section, Text, parse_yaml, read_yaml, validated
+from dpib.section import Positive, Section, Text, parse_value, read_yaml, validated
 from dpib.sweeps.launch import local_workers
 from dpib.sweeps.spec import find_file
 from dpib.sweeps.study import Progress, Study
@@ -53,12 +53,11 @@ def read_suite(name: str, overrides: Mapping[str, str]) -> Suite:
     """
     path = find_file(name, "suites")
     tree = read_yaml(path)
-    values = {key: parse_yaml(text, key) for key, text in overrides.items()}
-    own = {key[6:]: value for key, value in values.items() if key.startswith("suite.")}
-    rest = nest({key: value for key, value in values.items() if not key.startswith("suite.")})
-    tree = {**tree, **own, "base": merge(tree.get("base", {}), rest)}
-    suite = validated(Suite, tree, str(path))
-    return suite.model_copy(update={"methods": [_beside(path, method) for method in suite.methods]})
+    own = {key[6:]: parse_value(text, key[6:], Suite) for key, text in overrides.items() if key.startswith("suite.")}
+    suite = validated(Suite, {**tree, **own}, str(path))
+    methods = [_beside(path, method) for method in suite.methods]
+    rest = typed({key: text for key, text in overrides.items() if not key.startswith("suite.")}, *methods)
+    return suite.model_copy(update={"methods": methods, "base": merge(suite.base, rest)})
 
 
 def _beside(path: Path, method: str) -> str:

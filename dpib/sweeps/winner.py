@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dpib import checkpoint
 from dpib.atomic import replacing, write_text
 from dpib.config import overlaid
@@ -17,6 +15,7 @@ from dpib.pipeline import run_main
 from dpib.privacy import statement
 from dpib.privacy.events import Plan
 from dpib.privacy.ledger import LEDGER, Account, Ledger
+from dpib.section import dump_yaml
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
 from dpib.stages.generate import GEN, SAMPLE, statement_text, write
@@ -120,7 +119,7 @@ def _end(
     config, spec = job.at(point), job.spec
     inside = replace(context, config=config)
     run.params(changes(point, spec.space), "best.")
-    write_text(context.artifacts / "best.yaml", yaml.safe_dump(changes(point, spec.space), sort_keys=False))
+    write_text(context.artifacts / "best.yaml", dump_yaml(changes(point, spec.space)))
     metrics: dict[str, float] = {}
     if spec.mode == "public":
         if spec.final:
@@ -158,7 +157,7 @@ def _papers(order: "Order", job: Job, context: Context, run: Run, metrics: Mappi
     write_text(context.artifacts / STATEMENT, preface + statement.render(account))
     kept = {k: v for k, v in metrics.items() if not k.startswith(("privacy/", "time/"))}
     total = {} if account.tainted or spec.mode == "unaccounted" else _total(account)
-    run.text(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False), "sweep.yaml")
+    run.text(dump_yaml(spec.model_dump(mode="json")), "sweep.yaml")
     return {**kept, **total}
 
 

@@ -1,14 +1,17 @@
 """Layers, profiles, aliases, and every kind of refusal, each in one line with the nearest right name."""
 
 import math
+import re
 
 import pytest
 import yaml
 
 from dpib.config import compose, from_text
-from dpib.config.compose import CONFIGS, layered, merge, nearest_epsilon, nest
+from dpib.config.compose import CONFIGS, layered, merge, nearest_epsilon
+from dpib.config.overrides import nest
+from dpib.config.sense import require_pretraining
 from dpib.errors import UserError
-from dpib.section import parse_yaml
+from dpib.section import dump_yaml, parse_yaml
 
 
 def test_defaults_compose_and_follow_the_data_set():
@@ -159,3 +162,181 @@ def test_an_unknown_profile_block_is_refused(tmp_path):
 def test_every_recipe_composes_for_every_data_set_and_profile(method, dataset, profile):
     config, _ = compose({"method": method, "dataset": dataset, "profile": profile})
     assert config.method == method
+
+
+LITERAL = ["2024", "007", "1e3", "12:30", "1_000", "disk #1", "a: b", "[x", "{y", "*z", "&w", "'q'", "true", "!!int 3"]
+
+
+@pytest.mark.parametrize("text", LITERAL)
+def test_a_text_is_taken_literally_and_survives_the_run_s_own_file(text):
+    config, _ = compose({"note": text, "data_root": f"/x/{text}"})
+    assert (config.note, config.data_root) == (text, f"/x/{text}")
+    again, _ = from_text(dump_yaml(config.nested()), {"eval.inception_weights": text}, "here")
+    assert (again.note, again.eval.inception_weights) == (text, text)
+
+
+def test_a_text_of_the_recipe_is_taken_literally_too(tmp_path):
+    (tmp_path / "m.py").write_text(RECIPE)
+    (tmp_path / "m.yaml").write_text("{name: m, citation: c, synthesizer: 'm.py:M', prompt: {words: a}}")
+    config, _ = compose({"method": str(tmp_path / "m.yaml"), "prompt.words": "007", "prompt.last": "none"})
+    assert config.recipe.prompt.words == "007"
+    assert config.recipe.prompt.last is None
+    text = dump_yaml(config.nested())
+    assert from_text(text, {"prompt.words": "none"}, "here")[0].recipe.prompt.words == "none"
+
+
+RECIPE = """
+from dpib.section import Section
+
+
+class Prompt(Section):
+    words: str
+    last: str | None = "x"
+
+
+class Settings_(Section):
+    prompt: Prompt
+
+
+class M:
+    Settings = Settings_
+
+    def plan(self, n): ...
+    def pretrain(self, public, log): ...
+    def train(self, vault, log): ...
+    def generate(self, labels, generator): ...
+    def class_proportions(self): ...
+    def state_dict(self): ...
+    def load_state_dict(self, state): ...
+
+
+class Half:
+    Settings = Settings_
+
+    def plan(self, n): ...
+
+
+answer = 42
+"""
+
+BROKEN = [
+    ("def f(:\n", "F", "m.py cannot be imported (SyntaxError: invalid syntax (m.py, line 1)"),
+    ("\nimport no_such_module\n", "F", "m.py cannot be imported (ModuleNotFoundError, line 2: No module named"),
+    ("def f():\n    1 / 0\nf()\n", "F", "m.py cannot be imported (ZeroDivisionError, line 2: division by zero)"),
+    ("import sys\nsys.exit(3)\n", "F", "m.py cannot be imported (SystemExit, line 2: 3)"),
+    (RECIPE, "N", "has no 'N'"),
+    (RECIPE, "answer", "is a int, not a synthesizer"),
+    (RECIPE, "Prompt", "is no synthesizer, it lacks Settings of type Section, plan, pretrain,"),
+    (RECIPE, "Half", "is no synthesizer, it lacks pretrain, train, generate, class_proportions,"),
+]
+
+
+@pytest.mark.parametrize(("code", "name", "says"), BROKEN, ids=[says[:40] for _, _, says in BROKEN])
+def test_a_synthesizer_that_is_none_is_refused_in_one_line(tmp_path, code, name, says):
+    (tmp_path / "m.py").write_text(code)
+    (tmp_path / "m.yaml").write_text(f"{{name: m, citation: c, synthesizer: 'm.py:{name}', prompt: {{words: a}}}}")
+    with pytest.raises(UserError) as error:
+        compose({"method": str(tmp_path / "m.yaml")})
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_metric_that_is_none_is_refused(tmp_path):
+    (tmp_path / "m.py").write_text("value = 3")
+    with pytest.raises(UserError, match="is a int, not a metric"):
+        compose({"eval.metrics": f"[{tmp_path / 'm.py'}:value]"})
+
+
+def test_several_errors_are_told_together():
+    with pytest.raises(UserError) as error:
+        compose({"train.lr": "fast", "epsilon": "-1", "eval.schedule.epoch": "3", "train.lrr": "1"})
+    for part in ("train.lr: input", "epsilon: input", "'eval.schedule.epoch' (did", "'train.lrr' (did"):
+        assert part in str(error.value)
+    assert str(error.value).count("; ") == 3
+    with pytest.raises(UserError, match=r"unknown profile 'x'.*; unknown method 'y'.*; unknown data set 'z'"):
+        compose({"profile": "x", "method": "y", "dataset": "z"})
+    with pytest.raises(UserError, match=r"seed=\[1: .*; epsilon={: "):
+        compose({"seed": "[1", "epsilon": "{"})
+
+
+CONTRADICTIONS = [
+    ({"data.holdout": "0"}, "eval.mode=val selects on held-out images, and there are none"),
+    ({"eval.mode": "sen", "yardstick": "none"}, "eval.mode=sen selects on test images"),
+    ({"oracle": "true", "yardstick": "none"}, "oracle=true asks for figures on real images"),
+    ({"dataset": "omniglot_28", "eval.mode": "syn"}, "omniglot_28 has no test images: set yardstick=none"),
+    ({"delta": "0.9"}, "delta=0.9 is above 0.01"),
+    ({"delta": "0.9", "data.holdout": "0"}, "data.holdout, or eval.mode=syn; delta=0.9 is above 0.01"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "says"), CONTRADICTIONS, ids=[says for _, says in CONTRADICTIONS])
+def test_what_can_be_refused_without_data_is_refused_at_once(overrides, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        compose(overrides)
+
+
+def test_a_large_delta_is_accepted_by_its_own_key_and_never_chosen():
+    assert compose({"delta": "0.9", "large_delta": "true"})[0].delta == 0.9
+    few = {"data.holdout": "1490"}  # leaves 8 images, and 1 / (n ln n) is 0.06
+    assert compose(few)[0].delta == 0.01
+
+
+def test_a_later_section_joins_an_earlier_key():
+    config, _ = compose({"eval.schedule.epochs": "3", "eval": "{schedule: {batch: 7}}", "eval.mode": "syn"})
+    assert (config.eval.schedule.epochs, config.eval.schedule.batch, config.eval.mode) == (3, 7, "syn")
+    with pytest.raises(UserError, match=r"eval.schedule.epochs is given twice"):
+        compose({"eval.schedule.epochs": "3", "eval": "{schedule: {epochs: 7}}"})
+    with pytest.raises(UserError, match="train is given twice"):
+        compose({"train.lr": "3", "train": "none"})
+
+
+def test_nesting_leaves_what_it_was_given_as_it_was():
+    given = {"a": {"b": 1}, "a.c": 2}
+    assert nest(given) == {"a": {"b": 1, "c": 2}}
+    assert given == {"a": {"b": 1}, "a.c": 2}
+
+
+BOMB = "[&a [x, x, x, x, x, x, x, x, x], &b [*a, *a, *a, *a, *a, *a, *a, *a], [*b, *b, *b, *b, *b, *b, *b, *b]]"
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("seed", BOMB),
+        ("train", "&x {lr: *x}"),
+        ("seed", "[" * 5000 + "]" * 5000),
+        ("seed", "9" * 6000),
+        ("seed", "x" * 10**6),
+        ("x" * 10**6, "3"),
+        ("dataset", "x" * 10**6),
+        ("method", "x" * 10**6),
+        ("profile", "x" * 10**6),
+        ("method", "x" * 10**3 + ".yaml"),
+        ("dataset", "x" * 10**3 + ".yaml"),
+        ("note", "x" * 10**6),
+        ("eval.metrics", "[" + "x" * 10**6 + "]"),
+        ("seed", "{" + ", ".join(f"k{i}: 1" for i in range(10_000)) + "}"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_no_error_repeats_what_is_too_long_to_read(key, text):
+    with pytest.raises(UserError) as error:
+        compose({key: text})
+    assert len(str(error.value)) < 700
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_are_what_people_mean():
+    numbers = {"010": 10, "-3": -3, "1e3": 1000.0, ".5": 0.5, "2.": 2.0, ".inf": math.inf}
+    texts = {text: text for text in ("12:30", "2024-01-01", "0x10")}
+    assert {text: parse_yaml(text, "") for text in (*numbers, *texts)} == {**numbers, **texts}
+
+
+@pytest.mark.parametrize("method", ["pdp-diffusion", "dp-ldm-sd"])
+def test_what_goes_on_from_public_images_is_not_trained_from_nothing(method):
+    config, _ = compose({"method": method})
+    with pytest.raises(UserError, match=f"{method} goes on from public images: give -P public="):
+        require_pretraining(config, started=False)
+    require_pretraining(config, started=True)
+    for key, value in (("public", "glyphs_28"), ("pretraining", "optional"), ("method", "dpdm"), ("method", "dp-merf")):
+        require_pretraining(compose({"method": method, key: value})[0], started=False)

@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+from dpib import checkpoint
 from dpib.data import npz
-from dpib.data.catalog import find_card, read_card
+from dpib.data.catalog import Card, Sizes, find_card, read_card
+from dpib.data.prepare import prepare
 from dpib.data.split import holdout_positions, split_holdout
 from dpib.data.store import read_split
-from dpib.data.synthetic import read_gen
+from dpib.data.synthetic import doubts, read_gen
 from dpib.errors import UserError
 from dpib.images import Images
+from dpib.metrics.features import weights_file
+from dpib.pipeline import file_digest
 from dpib.public import adapt, read_public
+from dpib.section import validated
+from dpib.stages.evaluate import one_class
 
 
 @pytest.fixture
@@ -207,3 +213,53 @@ def test_a_wrong_card_is_refused(tmp_path, root, change, says):
     (tmp_path / "card.yaml").write_text(text)
     with pytest.raises(UserError, match=says):
         read_card(tmp_path / "card.yaml")
+
+
+def test_a_set_of_only_0_and_1_is_not_judged_as_black(tmp_path, card):
+    np.savez(tmp_path / "gen.npz", x=np.eye(28, dtype=np.uint8)[None], y=np.zeros(1, int))
+    with pytest.raises(UserError, match="holds only 0 and 1"):
+        read_gen(tmp_path / "gen.npz", card)
+
+
+def test_a_set_of_other_data_or_without_some_classes_is_doubted(card):
+    images = Images(torch.zeros(8, 1, 28, 28, dtype=torch.uint8), torch.arange(8))
+    foreign, missing = doubts(images, {"ledger": {"dataset": "mnist_28"}}, card)
+    assert foreign == "the set states that it was made from mnist_28, and is judged as one of digits_28"
+    assert missing == "the set has no image of 2 of 10 classes: 8, 9"
+    whole = Images(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
+    assert doubts(whole, {"ledger": {"dataset": "digits_28"}}, card) == []
+    assert doubts(whole, None, card) == []
+
+
+def test_a_folder_given_as_a_file_is_called_a_folder(tmp_path):
+    for read in (lambda path: npz.load(path, ("x",)), checkpoint.load, file_digest):
+        with pytest.raises(UserError, match="is a folder, not a file"):
+            read(tmp_path)
+    with pytest.raises(UserError, match="are a folder"):
+        weights_file(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["digits_28", "glyphs_28"])
+def test_the_counts_of_a_bundled_card_are_those_of_its_images(tmp_path, name):
+    bundled = find_card(name, tmp_path)
+    lines = []
+    for split, images in prepare(bundled, None, tmp_path, lines.append).items():
+        assert images.y.bincount().tolist() == getattr(bundled.counts, split)
+    first = bundled.counts.test[0]
+    assert any(f"images by class in test: 0 {first}, 1 " in line for line in lines)
+
+
+def test_counts_that_do_not_add_up_are_refused(card):
+    tree = {**card.model_dump(), "counts": {"train": [1] * 10, "test": card.counts.test}}
+    with pytest.raises(UserError, match=r"counts.train must be 10 numbers with the sum 1498"):
+        validated(Card, tree, "card")
+
+
+@pytest.mark.parametrize(("accuracy", "warned"), [(11.3, True), (12.3, True), (14, False), (None, False)])
+def test_an_accuracy_that_one_class_explains_is_doubted(card, accuracy, warned):
+    """37 of the 299 test digits are zeros: 12.4 percent, give or take 1.9."""
+    text = one_class(card.model_copy(update={"sizes": Sizes(train=1498, test=29_900)}), accuracy)
+    assert (text is not None) == warned
+    if warned:
+        assert "12.4 % of the test images are of class '0' alone" in text
+    assert one_class(card.model_copy(update={"counts": None}), accuracy) is None

@@ -8,7 +8,8 @@ from PIL import Image
 
 from dpib.data.catalog import Card, Sizes, Source, find_card
 from dpib.data.folders import read_image
-from dpib.data.prepare import card_for, prepare
+from dpib.data.own import card_for
+from dpib.data.prepare import prepare
 from dpib.data.sources import read_source
 from dpib.data.store import read_split
 from dpib.errors import UserError
@@ -28,7 +29,7 @@ def pets(tmp_path):
 
 def test_an_image_folder_becomes_a_data_set(pets, tmp_path):
     root = tmp_path / "root"
-    card = card_for("pets_16", pets, root, 16, gray=False)
+    card = card_for("pets_16", pets, root, 16, gray=None)
     prepare(card, pets, root, lambda _: None)
     assert card.classes == ["cat", "dog"]
     assert (card.sizes.train, card.sizes.test) == (18, 2)
@@ -37,8 +38,7 @@ def test_an_image_folder_becomes_a_data_set(pets, tmp_path):
     reds = train.x[train.y == 0]
     assert int(reds[:, 0].min()) > 240
     assert int(reds[:, 2].max()) < 15
-    again = card_for("pets_16", None, root, 99, gray=True)
-    assert again == card
+    assert card_for("pets_16", None, root, None, None) == card
 
 
 def test_train_and_test_folders_are_respected(pets, tmp_path):
@@ -91,13 +91,13 @@ def test_a_class_of_two_folders_and_inverted_ink(tmp_path):
 
 
 def test_images_that_are_none_or_too_large():
-    with pytest.raises(UserError, match=r"x.png cannot be read as PNG or JPEG"):
+    with pytest.raises(UserError, match=r"x.png cannot be read as an image"):
         read_image(b"not an image", (1, 8, 8), "x.png")
     with pytest.raises(UserError, match="cannot be read"):
         read_image(png((1, 2, 3))[:60], (1, 8, 8), "x.png")
     with pytest.raises(UserError, match="more than dpib reads"):
         read_image(png(0, size=(5000, 5000), mode="1"), (1, 8, 8), "x.png")
-    gif = io.BytesIO()
-    Image.new("L", (8, 8)).save(gif, "GIF")
+    icon = io.BytesIO()
+    Image.new("L", (8, 8)).save(icon, "ICO")
     with pytest.raises(UserError, match="cannot be read"):
-        read_image(gif.getvalue(), (1, 8, 8), "x.gif")
+        read_image(icon.getvalue(), (1, 8, 8), "x.ico")

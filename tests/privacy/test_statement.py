@@ -61,3 +61,11 @@ def test_figures_outside_epsilon_are_listed():
     yardstick = [{"name": "fid", "scope": "train", "what": "distance to real images"}]
     text = statement.render(account(STEPS, yardstick=yardstick))
     assert "- fid (train images): distance to real images" in section(text, "Not covered by epsilon")
+
+
+def test_a_delta_above_one_over_n_is_warned_of():
+    assert "Warning" not in statement.render(account(KINDS[0], delta=1e-3))
+    assert "delta 0.00101 is above 1/1000" in statement.render(account(KINDS[0], delta=1.01e-3))
+    assert "delta 0.0012 is above 1/900" in statement.render(
+        account(KINDS[0], delta=1.2e-3, scopes={"train": 1000, "val": 900})
+    )

@@ -30,7 +30,7 @@ def test_anybodys_file_is_judged_without_an_epsilon_of_its_own(store, tiny, tmp_
     assert 0 <= result.metrics["utility/accuracy_best"] <= 100
 
 
-def test_a_statement_is_believed_only_where_it_speaks_of_this_data(store, tiny, tmp_path):
+def test_a_statement_is_believed_only_where_it_speaks_of_this_data(store, tiny, tmp_path, capsys):
     config, card = compose(tiny)
     trained = run_train(config, card, store)
     account = Account.parse(store.fetch(trained.run_id, "privacy/ledger.json").read_text())
@@ -42,6 +42,7 @@ def test_a_statement_is_believed_only_where_it_speaks_of_this_data(store, tiny, 
     text = json.dumps({"ledger": json.loads(foreign.model_dump_json())})
     gen = write_gen(tmp_path / "foreign.npz", statement=np.asarray(text))
     assert "privacy/epsilon" not in run_evaluate(config, card, store, gen, file_digest(gen)).metrics
+    assert "states that it was made from mnist_28" in capsys.readouterr().err
     gen = write_gen(tmp_path / "forged.npz", statement=np.asarray('{"ledger": {"format": "mine"}}'))
     with pytest.raises(UserError, match="not a ledger of this format"):
         run_evaluate(config, card, store, gen, file_digest(gen))

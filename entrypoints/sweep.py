@@ -11,10 +11,10 @@ from dpib.section import parse_yaml
 from dpib.sweeps import modes
 from dpib.sweeps.launch import Order, run_sweep
 from dpib.sweeps.spec import read_sweep
-from dpib.sweeps.study import storage_url
 from dpib.tracking import Store
 from entrypoints import cli
 from entrypoints.launch import cores, fits
+from entrypoints.storage import study_storage
 
 
 @cli.entry
@@ -25,7 +25,7 @@ from entrypoints.launch import cores, fits
 def main(config: str, generate_run: str, storage: str, workers: int, keys: tuple[str, ...]) -> None:
     """Run a sweep; `sweep.*` overrides its file, every other key the configuration of its trials."""
     spec, overrides, base = read_sweep(config, cli.overrides(keys))
-    store, url = cli.open_store(), storage_url(cli.given(storage))
+    store, url = cli.open_store(), study_storage(storage)
     given = nest({key: parse_yaml(text, key) for key, text in overrides.items()})
     run = cli.given(generate_run)
     if run is not None and spec.kind == "synthesizer":

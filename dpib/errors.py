@@ -2,9 +2,14 @@
 
 import difflib
 import errno
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# safetensors and Python, SQLite, and the two ways of PyTorch's archive writer.
+_FULL = ("No space left on device", "database or disk is full", "unexpected pos ", "PytorchStreamWriter failed writing")
+_ROOM = 16 * 2**20
 
 
 class UserError(Exception):
@@ -50,11 +55,41 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def explain_os_error(error: OSError) -> str | None:
-    """Say in one line what a full or read-only disk means; None for any other fault."""
-    where = f" while writing {error.filename}" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def is_full(error: BaseException) -> bool:
+    """Return whether an exception, or what led to it, says that a disk is full; libraries say it in their own words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    if any(words in str(error) for words in _FULL):
+        return True
+    above = error.__cause__ or error.__context__
+    return above is not None and is_full(above)
+
+
+def explain(error: Exception, places: Iterable[Path] = ()) -> str | None:
+    """Say in one line what a full, read-only or mistaken place on disk means; None for any other fault.
+
+    Args:
+        error: what a command ended with.
+        places: where a command writes: those without room are named when the error names no file.
+    """
+    name = getattr(error, "filename", None)
+    if is_full(error):
+        full = [str(place) for place in places if _without_room(place)]
+        where = f" while writing {name}" if name else f" ({', '.join(full)})" if full else ""
         return f"the disk is full{where}: free some space and run the same command again, it resumes"
+    where = f" while writing {name}" if name else ""
+    if not isinstance(error, OSError):
+        return None
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"no permission{where}: set DPIB_HOME or the data root to a folder that can be written"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and name:
+        return f"{name} is, or lies below, a file where a folder is needed: give another path"
+    if error.errno == errno.EISDIR and name:
+        return f"{name} is a folder where a file is needed: give another path"
     return None
+
+
+def _without_room(place: Path) -> bool:
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free < _ROOM

@@ -1,14 +1,19 @@
 """What the entry points share: dotted keys from argv, one-line errors, and what is printed at the end."""
 
 import functools
+import os
 import sys
+import tempfile
+import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from dpib.errors import UserError, explain_os_error
+from dpib.data.catalog import home
+from dpib.errors import UserError, explain
 from dpib.pipeline import Start, find_stage
 from dpib.runner import Result
 from dpib.tracking import Store
@@ -18,24 +23,46 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def guarded(command: Command) -> Callable[..., None]:
-    """Make a command report user errors in one line and an interruption without a traceback."""
+    """Make a command report every error in one line, and an interruption without a traceback.
+
+    The traceback of what nobody foresaw goes to a file.
+    """
 
     @functools.wraps(command)
     def careful(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except UserError as error:
-            raise click.ClickException(" ".join(str(error).split())) from None
-        except OSError as error:
-            reason = explain_os_error(error)
-            if reason is None:
-                raise
-            raise click.ClickException(reason) from None
+            raise click.ClickException(_line(error)) from None
         except KeyboardInterrupt:
             print("stopped; the same command resumes it", file=sys.stderr)
             sys.exit(130)
+        except Exception as error:  # noqa: BLE001 - the last stop of whatever went wrong
+            reason = explain(error, (home(), Path(tempfile.gettempdir()), Path.cwd()))
+            raise click.ClickException(reason or f"{_line(error)}: {_kept(error)}") from None
 
     return careful
+
+
+def _line(error: Exception) -> str:
+    """Return what an exception says, in one line; its kind as well where it is not meant for people."""
+    said = " ".join(str(error).split())
+    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said[:300]}"
+
+
+def _kept(error: Exception) -> str:
+    """Write a traceback to a file that only its owner can read, and say where."""
+    folder = home() / "logs"
+    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
+            file.write(f"{sys.argv}\n{''.join(traceback.format_exception(error))}")
+    except OSError as fault:
+        return f"nobody foresaw this, and its traceback could not be written ({fault})"
+    return f"nobody foresaw this; the traceback is in {path}"
 
 
 def entry(command: Command) -> click.Command:

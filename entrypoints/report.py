@@ -20,12 +20,14 @@ def main(suite_run: str, experiment: str, out: str) -> None:
     suite, name, store = cli.given(suite_run), cli.given(experiment), cli.open_store()
     if (suite is None) == (name is None):
         raise UserError("give either -P suite_run=<run id> or -P experiment=<name>")
+    folder = Path(out).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
     if suite is not None:
         cells = json.loads(store.fetch(store.follow(suite), "cells.json").read_text())
         records = store.records([cell["run"] for cell in cells if cell["run"]])
     else:
         records = store.records(experiment=name)
-    text = report.write(records, Path(out).expanduser())
+    text = report.write(records, folder)
     click.echo(f"{text}\n{len(records)} runs, written to {out}")
 
 

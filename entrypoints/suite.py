@@ -8,10 +8,10 @@ import click
 from analysis import report
 from dpib.atomic import write_text
 from dpib.runner import closing
-from dpib.sweeps.study import storage_url
 from dpib.sweeps.suite import launch, listed, read_suite, resolve, study_name
 from entrypoints import cli
 from entrypoints.launch import cores, fits
+from entrypoints.storage import study_storage
 
 
 @cli.entry
@@ -24,7 +24,7 @@ def main(config: str, storage: str, workers: int, keys: tuple[str, ...]) -> None
     cells = resolve(suite)
     fits("workers", workers, cores(), all(cell.config.oversubscribe for cell in cells))
     count = len(cells)
-    store, url = cli.open_store(), storage_url(cli.given(storage))
+    store, url = cli.open_store(), study_storage(storage)
     run = store.begin(store.suites(), f"suite-{suite.name}", {"dpib.stage": "suite"}, None)
     with closing(run, lambda: None), tempfile.TemporaryDirectory() as folder:
         more = f"mlflow run . --env-manager local -e sweep_worker -P study={study_name(suite, run.id)} -P worker=1"

@@ -10,10 +10,10 @@ from dpib.pipeline import Start, continue_from, run_generate, run_pretrain, run_
 from dpib.sweeps import modes
 from dpib.sweeps.launch import Order, run_sweep
 from dpib.sweeps.spec import read_sweep
-from dpib.sweeps.study import storage_url
 from dpib.tracking import Store
 from entrypoints import cli
 from entrypoints.launch import cores, fits
+from entrypoints.storage import study_storage
 
 
 @cli.entry
@@ -24,7 +24,7 @@ from entrypoints.launch import cores, fits
 def main(config: str, generate_run: str, storage: str, workers: int, keys: tuple[str, ...]) -> None:
     """Run a sweep; `sweep.*` overrides its file, every other key the configuration of its trials."""
     spec, overrides, base = read_sweep(config, cli.overrides(keys))
-    store, url = cli.open_store(), storage_url(cli.given(storage))
+    store, url = cli.open_store(), study_storage(storage)
     given = typed(overrides, *([str(base["method"])] if "method" in base else []))
     run = cli.given(generate_run)
     if run is not None and spec.kind == "synthesizer":

@@ -13,7 +13,7 @@ from dpib.images import Images
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import BudgetError
 from dpib.privacy.per_record.autotune import Choice, choose
-from dpib.privacy.per_record.base import RecordLoss, Rows, trainable
+from dpib.privacy.per_record.base import LEAST_CLIP, RecordLoss, Rows, trainable
 from dpib.privacy.per_record.draws import draw, probe
 from dpib.privacy.per_record.refuse import refuse
 from dpib.privacy.rng import NoiseSource
@@ -52,8 +52,9 @@ class GradientSpec:
     classes: int = 1
 
     def __post_init__(self) -> None:
-        if not self.clip > 0 or self.clip == float("inf"):
-            raise ValueError(f"clip must be a positive number, got {self.clip}")
+        # Gradients are float32: the squares that a smaller norm is made of would vanish.
+        if not LEAST_CLIP <= self.clip < float("inf"):
+            raise ValueError(f"clip must be a number from {LEAST_CLIP:g}, got {self.clip}")
         if self.physical is not None and self.splits is not None:
             raise ValueError("give physical or splits, not both")
         for name in ("physical", "splits", "classes"):

@@ -30,7 +30,7 @@ class Feature(Protocol):
     """A vector-valued feature of one record, meant to have Euclidean norm at most 1."""
 
     def norms(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the norm of every record's feature, float [batch]."""
+        """Return the norm of every record's feature, float64 [batch]; sums of squares in float32 fall short of it."""
 
     def weighted_sum(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """Return the sum over the batch of `weights` times feature, without a row per record."""
@@ -146,7 +146,7 @@ class Vault:
     def _clipped_sum(self, feature: Feature, rate: float) -> Tensor:
         total: Tensor | None = None
         for chunk in self._images.chunks(self._batch):
-            norms = feature.norms(chunk.x, chunk.y)
+            norms = feature.norms(chunk.x, chunk.y).to(torch.float64)
             weights = torch.where(torch.isfinite(norms), 1 / norms.clamp(min=1), 0)
             if rate < 1:
                 weights = weights * self._noise.bernoulli(len(chunk), rate).to(weights)

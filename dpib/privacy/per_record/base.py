@@ -81,7 +81,7 @@ def _row_norms(rows: Tensor) -> Tensor:
 
 def clip_and_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
     """Clip per-record gradients [b, *shape], one tensor per parameter, and sum them over the records."""
-    flat = [g.flatten(1) for g in gradients]
+    flat = [g.reshape(len(g), -1) for g in gradients]  # of a scalar parameter: [b]
     of = norms(flat)
     weights, keep = factors(of, clip), bounded(of)
     if not bool(keep.all()):

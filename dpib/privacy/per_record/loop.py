@@ -16,7 +16,8 @@ def clipped_sum(model: nn.Module, loss: RecordLoss, rows: Rows, clip: float) -> 
     total = [torch.zeros_like(p) for p in parameters]
     for record in zip(*rows, strict=True):
         value = loss.per_row(model, *record).mean()
-        gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
+        # Embeddings may give sparse gradients.
+        gradients = [g.to_dense() for g in torch.autograd.grad(value, parameters, materialize_grads=True)]
         (norm,) = norms([torch.cat([g.flatten() for g in gradients])[None]])
         if bool(bounded(norm)):
             torch._foreach_add_(total, torch._foreach_mul(gradients, float(factors(norm, clip))))

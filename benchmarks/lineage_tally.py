@@ -43,6 +43,8 @@ def watch(log: Path, kill_at: int | None) -> None:
             # Where a value lies is what it is: drawn anew there it replaces one that nobody had seen.
             "key": f"{vault._file(name)}",
             "scope": vault._scope,
+            "dataset": vault._ledger.account.dataset,
+            "home": os.environ["DPIB_HOME"],
             "charge": {k: getattr(charge, k) for k in ("kind", "sigma", "epsilon", "scale", "rate")},
             "records": [digest.hex() for digest in record_digests(vault._images)],
         }
@@ -100,8 +102,13 @@ class Tally:
         self._behind[artifact["id"]] = behind
 
     def epsilon(self, artifact: Artifact, records: set[bytes], account: Account) -> float:
-        """Return the largest epsilon of any of `records`, from the draws that touched it."""
+        """Return the largest epsilon of any of `records`, from the draws that touched it.
+
+        That the images of another name are the same ones can only be known where both were.
+        """
         draws = [self._draws[key] for key in sorted(self._behind[artifact["id"]])]
+        home = self._folder / f"home-{artifact['home']}"
+        draws = [draw for draw in draws if draw["dataset"] == account.dataset or Path(draw["home"]) == home]
         touched = [{bytes.fromhex(each) for each in draw["records"]} for draw in draws]
         together = {tuple(i for i, those in enumerate(touched) if record in those) for record in records}
         return max((_composed([draws[i] for i in each], account) for each in together if each), default=0.0)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from dpib.diffusion.loss import LossSettings
 from dpib.diffusion.sampler import SamplerSettings
 from dpib.nn.denoiser import DenoiserSettings
+from dpib.privacy.per_record.base import LEAST_CLIP
 from dpib.section import Positive, Section
 
 
@@ -41,7 +42,7 @@ class PublicSettings(FitSettings):
 class PrivateSettings(FitSettings):
     """Keys of `train.*`."""
 
-    clip: float = Field(gt=0, description="largest norm that one record's gradient keeps")
+    clip: float = Field(ge=LEAST_CLIP, description="largest norm that one record's gradient keeps")
     multiplicity: Positive = Field(description="noise draws per record, averaged before the clip")
     noise_multiplier: float | None = Field(default=None, gt=0, description="none: calibrated to epsilon")
     cap: Positive | None = Field(default=None, description="most records in a step; none: no cap")

@@ -66,8 +66,8 @@ class FourierFeatures:
         return torch.cat([angles.cos(), angles.sin()], 1) * math.sqrt(2 / self.dimension)
 
     def norms(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the norm of every record's feature: 1 by construction."""
-        return torch.ones(len(x), device=self.frequencies.device)
+        """Return the norm of every record's feature, float64 [n]: 1 by construction."""
+        return torch.ones(len(x), dtype=torch.float64, device=self.frequencies.device)
 
     def weighted_sum(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """Return sum_i weights_i feature(x_i, y_i) for uint8 images: float [classes, D + 1]."""

@@ -13,9 +13,11 @@ from dpib.images import Images
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import BudgetError
 from dpib.privacy.per_record.autotune import Choice, choose
-from dpib.privacy.per_record.base import RecordLoss, Rows, trainable
-from dpib.privacy.per_record.draws import draw, probe
+from dpib.privacy.per_record.base import LEAST_CLIP, RecordLoss, trainable
+from dpib.privacy.per_record.draws import draw
+from dpib.privacy.per_record.probes import Probes
 from dpib.privacy.per_record.refuse import refuse
+from dpib.privacy.per_record.state import versions
 from dpib.privacy.rng import NoiseSource
 from dpib.privacy.sampling import poisson
 
@@ -40,7 +42,7 @@ class GradientSpec:
         physical: records at a time; none: as many as fit the free memory.
         splits: or the number of pieces that every logical batch is cut into.
         start: the first step, after a resume.
-        classes: labels of the random images that the start-up check runs on.
+        classes: labels of the made-up images that the start-up check runs on.
     """
 
     clip: float
@@ -52,8 +54,9 @@ class GradientSpec:
     classes: int = 1
 
     def __post_init__(self) -> None:
-        if not self.clip > 0 or self.clip == float("inf"):
-            raise ValueError(f"clip must be a positive number, got {self.clip}")
+        # Gradients are float32: the squares that a smaller norm is made of would vanish.
+        if not LEAST_CLIP <= self.clip < float("inf"):
+            raise ValueError(f"clip must be a number from {LEAST_CLIP:g}, got {self.clip}")
         if self.physical is not None and self.splits is not None:
             raise ValueError("give physical or splits, not both")
         for name in ("physical", "splits", "classes"):
@@ -111,11 +114,16 @@ class PrivateSteps:
         parameters = trainable(self.model)
         device = parameters[0].device
         total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64, device=device)
+        before = versions(self.model)
         # No forward pass for an empty batch: many layers cannot run one. It is noised like any other.
         for piece in members.split(self._physical(len(members))) if len(members) else ():
             rows = draw(self.loss, self.images, piece, self.spec.seed, step, device)
             parts = self.choice.clipped_sum(self.model, self.loss, rows, self.spec.clip)
             total += torch.cat([part.flatten() for part in parts])
+        # The check at the start ran on made-up images: a rare branch may have waited for these.
+        for name, version in versions(self.model).items():
+            if before.get(name) != version:
+                raise BudgetError(f"{name} changed in a forward pass of {self.charge.name!r}; nothing was released")
         return total
 
     def _physical(self, members: int) -> int:
@@ -139,17 +147,15 @@ def prepare(
     noise: NoiseSource,
     world: World,
 ) -> PrivateSteps:
-    """Check the model and choose a strategy, on random images of the right shape; no record is read.
+    """Check the model and choose a strategy, on made-up images of the right shape; no record is read.
 
     Raises:
         UserError: when the model, or the strategy asked for, cannot keep records apart.
     """
     device = next(model.parameters()).device
 
-    def random_rows(count: int) -> Rows:
-        return probe(loss, images.shape, spec.classes, count, device)
-
+    probes = Probes(loss, images.shape, spec.classes, device)
     with torch.random.fork_rng():
-        refuse(model, loss, random_rows(1))
-        choice = choose(model, loss, random_rows, spec.strategy, spec.physical)
+        refuse(model, loss, probes)
+        choice = choose(model, loss, probes, spec.strategy, spec.physical)
     return PrivateSteps(images, charge, loss, model, spec, choice, noise, world)

@@ -31,7 +31,7 @@ class Feature(Protocol):
     """A vector-valued feature of one record, meant to have Euclidean norm at most 1."""
 
     def norms(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the norm of every record's feature, float [batch]."""
+        """Return the norm of every record's feature, float64 [batch]; sums of squares in float32 fall short of it."""
 
     def weighted_sum(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """Return the sum over the batch of `weights` times feature, without a row per record."""
@@ -153,7 +153,7 @@ class Vault:
         members = poisson(self._noise, self.n, charge.rate, charge.cap) if charge.rate < 1 else None
         for start in range(0, self.n, self._batch):
             chunk = self._images.take(slice(start, start + self._batch))
-            norms = feature.norms(chunk.x, chunk.y)
+            norms = feature.norms(chunk.x, chunk.y).to(torch.float64)
             weights = torch.where(torch.isfinite(norms), 1 / norms.clamp(min=1), 0)
             if members is not None:
                 weights = weights * members[start : start + self._batch].to(weights)

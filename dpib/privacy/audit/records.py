@@ -57,7 +57,7 @@ class NullableFeature:
         self._feature = feature
 
     def norms(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the feature's norms, and infinity for null records: float [batch]."""
+        """Return the feature's norms, and infinity for null records: float64 [batch]."""
         norms = self._feature.norms(x, y)
         return norms.masked_fill(_is_null(x).to(norms.device), torch.inf)
 

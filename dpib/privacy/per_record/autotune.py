@@ -1,32 +1,30 @@
 """Choose a strategy on the very model in use: first whether it is right, then how fast it is.
 
-Everything runs on random images. A strategy that differs from the record loop is never used: Opacus
+Everything runs on made-up images. A strategy that differs from the record loop is never used: Opacus
 1.6.0's convolution sampler, for one, is wrong by 18 % on diffusers' U-Nets, silently.
 """
 
-import copy
 import importlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dpib import seeding
 from dpib.errors import UserError
-from dpib.privacy.per_record import loop, memory
-from dpib.privacy.per_record.base import ClippedSum, RecordLoss, Rows, Unsupported
+from dpib.privacy.per_record import memory
+from dpib.privacy.per_record.base import ClippedSum, RecordLoss, Rows
+from dpib.privacy.per_record.blame import first_line
+from dpib.privacy.per_record.equality import Case, cases
+from dpib.privacy.per_record.probes import Probes
 
 TOLERANCE = 1e-5
 STRATEGIES = ("loop", "grouped", "vmap", "hooks")
 """Names of the modules of this package whose `clipped_sum` can be chosen."""
 
-_RECORDS = 3  # in the equality check
-_DRAWS = 3  # per record there; the strategies do not know K
 _TIMED_ROWS = 32  # at first; more where that pays
 _GROWTH = 4
 _GAIN = 0.95  # a larger chunk must take less than this share of the time
@@ -51,18 +49,16 @@ def load(name: str) -> ClippedSum:
     return function
 
 
-def choose(
-    model: nn.Module, loss: RecordLoss, probe: Callable[[int], Rows], strategy: str, physical: int | None
-) -> Choice:
+def choose(model: nn.Module, loss: RecordLoss, probes: Probes, strategy: str, physical: int | None) -> Choice:
     """Return `strategy`, or the fastest one for "auto", after comparing it with the record loop.
 
     How many records are taken at a time is found by timing too: larger chunks fill the processor, until they leave
     its cache.
 
     Args:
-        model: in the state in which training starts.
+        model: in the state in which training starts; the record loop runs it.
         loss: of one record.
-        probe: returns the draws of that many random images.
+        probes: made-up records.
         strategy: "auto" or one of `STRATEGIES`.
         physical: records at a time; none: the fastest number of those that fit the free memory.
 
@@ -70,84 +66,71 @@ def choose(
         UserError: when the strategy asked for is wrong on this model, or cannot run it.
     """
     names = list(STRATEGIES) if strategy == "auto" else [strategy]
-    right = []
-    for name in names:
-        trouble = _trouble(name, model, loss, probe(_RECORDS))
-        if trouble is None:
-            right.append(name)
-        elif strategy != "auto":
-            raise UserError(f"gradient strategy {name!r} does not fit this model: {trouble}; use auto or loop")
-        else:
-            _log.info("gradient strategy %s is out: %s", name, trouble)
-    first = max(2, _TIMED_ROWS // loss.multiplicity)
-    most = physical or memory.fitting(model, loss, probe(1))
+    troubles = _troubles(names, model, loss, probes)
+    most = physical or memory.fitting(model, loss, probes.random(1))
     found: dict[str, tuple[float, int]] = {}
-    for name in right:
-        if physical is None:
-            found[name] = _grown(name, model, loss, probe, first, max(1, most // _APPETITE.get(name, 1)))
-        else:
-            timed = min(physical, first)
-            found[name] = (_seconds(name, model, loss, probe(timed)) / timed if len(right) > 1 else 0.0), physical
+    for name in names:
+        if troubles[name] is None:
+            try:
+                found[name] = _cost(name, model, loss, probes, most, physical, len(names) > 1)
+            except Exception as error:  # noqa: BLE001 - a strategy that raises anything is out
+                troubles[name] = first_line(error)
+    for name, trouble in troubles.items():
+        if trouble is not None:
+            if strategy != "auto":
+                raise UserError(f"gradient strategy {name!r} does not fit this model: {trouble}; use auto or loop")
+            _log.info("gradient strategy %s is out: %s", name, trouble)
+    if not found:
+        raise UserError(f"no gradient strategy runs this model; loop: {troubles['loop']}")
     best = min(found, key=found.__getitem__)
     _log.info("gradient strategy %s; seconds per random image, and images at a time: %s", best, found)
     return Choice(best, load(best), found[best][1])
 
 
-def _grown(
-    name: str, model: nn.Module, loss: RecordLoss, probe: Callable[[int], Rows], first: int, most: int
+def _troubles(names: list[str], model: nn.Module, loss: RecordLoss, probes: Probes) -> dict[str, str | None]:
+    """Return for every strategy why it must not be used on this model, or None."""
+    troubles: dict[str, str | None] = dict.fromkeys(names)
+    with closing(cases(model, loss, probes)) as found:
+        while left := [name for name in names if name != "loop" and troubles[name] is None]:
+            case = next(found, None)
+            if case is None:
+                break
+            for name in left:
+                troubles[name] = _trouble(name, model, loss, case)
+    return troubles
+
+
+def _trouble(name: str, model: nn.Module, loss: RecordLoss, case: Case) -> str | None:
+    """Return what is wrong with a strategy's sum for one case, or None."""
+    try:
+        apart = case.difference(load(name), model, loss)
+    except Exception as error:  # noqa: BLE001 - a strategy that raises anything is out
+        return first_line(error)
+    return None if apart <= TOLERANCE else f"its sum differs from the record loop's by {apart:.1e}"
+
+
+def _cost(
+    name: str, model: nn.Module, loss: RecordLoss, probes: Probes, most: int, physical: int | None, compared: bool
 ) -> tuple[float, int]:
+    """Return the seconds per record and the records at a time; with `physical` given time only what is `compared`."""
+    first = max(2, _TIMED_ROWS // loss.multiplicity)
+    if physical is None:
+        return _grown(name, model, loss, probes, first, max(1, most // _APPETITE.get(name, 1)))
+    timed = min(physical, first)
+    return (_seconds(name, model, loss, probes.random(timed)) / timed if compared else 0.0), physical
+
+
+def _grown(name: str, model: nn.Module, loss: RecordLoss, probes: Probes, first: int, most: int) -> tuple[float, int]:
     """Return the least seconds per record and the chunk that gives them, from `first` records upwards."""
     size = min(first, most)
-    seconds = _seconds(name, model, loss, probe(size)) / size
+    seconds = _seconds(name, model, loss, probes.random(size)) / size
     # The loop takes record by record: its chunks only hold the draws.
     while name != "loop" and (larger := min(_GROWTH * size, most)) > size and larger * seconds < _PATIENCE:
-        there = _seconds(name, model, loss, probe(larger)) / larger
+        there = _seconds(name, model, loss, probes.random(larger)) / larger
         if there > _GAIN * seconds:
             break
         size, seconds = larger, there
     return seconds, size
-
-
-def _trouble(name: str, model: nn.Module, loss: RecordLoss, rows: Rows) -> str | None:
-    """Return why a strategy must not be used on this model, or None."""
-    if name == "loop":
-        return None
-    few = tuple(row[:, :_DRAWS] for row in rows)
-    try:
-        with _full_precision():
-            worst = max(_difference(load(name), m, loss, few) for m in (model, _perturbed(model)))
-    except Unsupported as error:
-        return str(error)
-    return None if worst <= TOLERANCE else f"its sum differs from the record loop's by {worst:.1e}"
-
-
-def _difference(candidate: ClippedSum, model: nn.Module, loss: RecordLoss, rows: Rows) -> float:
-    """Return the largest relative distance to the loop's sum, once with all records clipped, once with some."""
-    norms = [
-        _norm(loop.clipped_sum(model, loss, tuple(row[i : i + 1] for row in rows), math.inf)) for i in range(_RECORDS)
-    ]
-    worst = 0.0
-    for clip in (min(norms) / 2 or 1.0, sorted(norms)[_RECORDS // 2] or 1.0):
-        expected = loop.clipped_sum(model, loss, rows, clip)
-        found = candidate(model, loss, rows, clip)
-        apart = _norm([f - e for f, e in zip(found, expected, strict=True)])
-        # No comparison with NaN holds, so max() would let it through.
-        worst = max(worst, apart / (_norm(expected) or 1.0) if math.isfinite(apart) else math.inf)
-    return worst
-
-
-def _norm(parts: list[Tensor]) -> float:
-    return float(torch.stack([part.double().norm() for part in parts]).norm())
-
-
-def _perturbed(model: nn.Module) -> nn.Module:
-    """Return a copy with every parameter moved, so that layers initialised to zero hide nothing behind them."""
-    moved = copy.deepcopy(model)
-    stream = seeding.generator(0, "perturb")
-    with torch.no_grad():
-        for parameter in moved.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=stream).to(parameter))
-    return moved
 
 
 def _seconds(name: str, model: nn.Module, loss: RecordLoss, rows: Rows) -> float:
@@ -164,14 +147,3 @@ def _seconds(name: str, model: nn.Module, loss: RecordLoss, rows: Rows) -> float
 def _wait(rows: Rows) -> None:
     if rows[0].is_cuda:
         torch.cuda.synchronize(rows[0].device)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Switch TF32 off: it differs from float32 by more than any fault that is looked for."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -32,8 +32,17 @@ ClippedSum = Callable[[nn.Module, RecordLoss, Rows, float], list[Tensor]]
 """Maps (model, loss, rows, clip) to the sum over records of clipped gradients, one tensor per parameter.
 
 The norm of a record's gradient (of the mean of its K losses) is taken over all trainable parameters at
-once. A record whose norm is not finite contributes nothing. Raises `Unsupported`.
+once. A record whose norm is not finite, or above `LARGEST`, contributes nothing. Raises `Unsupported`.
 """
+
+
+LARGEST = 1e19
+"""The largest norm of a record that is clipped; the square of a larger number overflows float32."""
+
+LEAST_CLIP = 1e-12
+"""The smallest clip: below it the squares of float32 gradients vanish, and their norm with them."""
+
+_BLOCK = 64
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -42,17 +51,40 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def factors(norms: Tensor, clip: float) -> Tensor:
-    """Return min(1, clip / norm) of every record, and 0 where the norm is not finite."""
-    return torch.where(torch.isfinite(norms), (clip / norms).clamp(max=1), 0)
+    """Return min(1, clip / norm) of every record, and 0 where the norm is not finite or above `LARGEST`."""
+    return torch.where(bounded(norms), (clip / norms).clamp(max=1), 0)
+
+
+def bounded(norms: Tensor) -> Tensor:
+    """Return which records have a norm that can be relied upon, bool [b]; the others contribute nothing."""
+    return norms <= LARGEST
+
+
+def norms(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the norm of every record's gradient over all parameters, float64 [b], from tensors [b, n]."""
+    return torch.linalg.vector_norm(torch.stack([_row_norms(g) for g in gradients]), dim=0)
+
+
+def _row_norms(rows: Tensor) -> Tensor:
+    """Return the norms of the rows of [b, n], float64, right to 1e-6 for any n.
+
+    A running sum of squares in float32 stops growing: at 17 million entries it misses 0.2 %. Sums over short
+    blocks do not, and they spare the copy in float64, which would take ten times as long.
+    """
+    if rows.shape[1] < 16 * _BLOCK:
+        return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    whole = rows.shape[1] // _BLOCK * _BLOCK
+    blocks = torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (-1, _BLOCK)), dim=2)
+    rest = torch.linalg.vector_norm(rows[:, whole:], dim=1, dtype=torch.float64)
+    return torch.hypot(torch.linalg.vector_norm(blocks, dim=1, dtype=torch.float64), rest)
 
 
 def clip_and_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
     """Clip per-record gradients [b, *shape], one tensor per parameter, and sum them over the records."""
-    flat = [g.flatten(1) for g in gradients]
-    norms = torch.linalg.vector_norm(torch.stack([g.norm(dim=1) for g in flat]), dim=0)
-    weights = factors(norms, clip)
-    if not bool(torch.isfinite(norms).all()):
+    flat = [g.reshape(len(g), -1) for g in gradients]  # of a scalar parameter: [b]
+    of = norms(flat)
+    weights, keep = factors(of, clip), bounded(of)
+    if not bool(keep.all()):
         # Nothing times NaN is NaN: such records leave before the product.
-        keep = torch.isfinite(norms)
         flat, weights = [g[keep] for g in flat], weights[keep]
-    return [(weights @ f).view(g.shape[1:]) for f, g in zip(flat, gradients, strict=True)]
+    return [(weights.to(f) @ f).view(g.shape[1:]) for f, g in zip(flat, gradients, strict=True)]

@@ -7,7 +7,7 @@ on a CPU, and it needs the least memory.
 import torch
 from torch import Tensor, nn
 
-from dpib.privacy.per_record.base import RecordLoss, Rows, factors, trainable
+from dpib.privacy.per_record.base import RecordLoss, Rows, bounded, factors, norms, trainable
 
 
 def clipped_sum(model: nn.Module, loss: RecordLoss, rows: Rows, clip: float) -> list[Tensor]:
@@ -16,8 +16,9 @@ def clipped_sum(model: nn.Module, loss: RecordLoss, rows: Rows, clip: float) -> 
     total = [torch.zeros_like(p) for p in parameters]
     for record in zip(*rows, strict=True):
         value = loss.per_row(model, *record).mean()
-        gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
-        norm = torch.stack(torch._foreach_norm(gradients)).norm()
-        if bool(torch.isfinite(norm)):
-            torch._foreach_add_(total, torch._foreach_mul(gradients, factors(norm, clip)))
+        # Embeddings may give sparse gradients.
+        gradients = [g.to_dense() for g in torch.autograd.grad(value, parameters, materialize_grads=True)]
+        (norm,) = norms([torch.cat([g.flatten() for g in gradients])[None]])
+        if bool(bounded(norm)):
+            torch._foreach_add_(total, torch._foreach_mul(gradients, float(factors(norm, clip))))
     return total

@@ -9,13 +9,12 @@ from torch import nn
 from dpib.errors import UserError
 from dpib.privacy.per_record import autotune, loop, memory
 from dpib.privacy.per_record.draws import probe
+from dpib.privacy.per_record.probes import Probes
 from tests.privacy.nets import Denoise, Net, Sequence, make
 
 
 def choose(model, loss, strategy="auto", physical=4):
-    return autotune.choose(
-        model, loss, lambda count: probe(loss, (1, 8, 8), 3, count, torch.device("cpu")), strategy, physical
-    )
+    return autotune.choose(model, loss, Probes(loss, (1, 8, 8), 3, torch.device("cpu")), strategy, physical)
 
 
 def spoil(monkeypatch, spoiled):

@@ -6,7 +6,7 @@ from torch import nn
 
 from dpib.privacy.per_record import layers, loop
 from dpib.privacy.per_record.autotune import STRATEGIES, load
-from dpib.privacy.per_record.base import Unsupported, trainable
+from dpib.privacy.per_record.base import Unsupported, norms, trainable
 from dpib.privacy.per_record.draws import draw
 from tests.privacy.nets import Denoise, Diffusers, Net, Sequence, flat, make, toy
 
@@ -178,3 +178,34 @@ def test_both_ways_to_take_a_convolutions_weight_gradient_agree(kernel, groups):
 
 def test_shared_parameters_are_counted_once():
     assert len(trainable(make(Tied))) == 3
+
+
+class Total:
+    """The sum of a network's outputs, so that every weight of its layer has a gradient of the same kind."""
+
+    multiplicity = 1
+
+    def rows(self, x, y, generator):
+        return (x.float() / 255,)
+
+    def per_row(self, model, x):
+        return model(x, None).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_clip_holds_for_a_layer_on_which_a_float32_norm_falls_short(name):
+    network = Sequence(nn.Flatten(), nn.Linear(64, 2**16))
+    rows = draw(Total(), toy(1), torch.arange(1), 0, 0, torch.device("cpu"))
+    (weight, bias) = loop.clipped_sum(network, Total(), rows, 1e9)
+    assert float(torch.cat([weight.flatten(), bias]).norm()) < (1 - 1e-5) * float(flat([weight, bias]).norm())
+    found = flat(load(name)(network, Total(), rows, 0.5)).norm()
+    assert float(found) == pytest.approx(0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 63, 1023, 1024, 1025, 5000, 17_000_001])
+def test_a_norm_is_right_for_any_length(length):
+    row = torch.linspace(0.5, 1.5, length)[None]
+    for scale in (1e-12, 1.0, 1e14):
+        (found,) = norms([scale * row, scale * row[:, :1]])
+        expected = torch.cat([scale * row, scale * row[:, :1]], 1).double().norm()
+        assert float(found) == pytest.approx(float(expected), rel=1e-6)

@@ -101,15 +101,17 @@ class Tally:
                     behind |= {key for key in self._behind[other["id"]] if self._draws[key]["scope"] == "val"}
         self._behind[artifact["id"]] = behind
 
-    def epsilon(self, artifact: Artifact, records: set[bytes], account: Account) -> float:
-        """Return the largest epsilon of any of `records`, from the draws that touched it.
+    def epsilon(self, artifact: Artifact, account: Account) -> float:
+        """Return the largest epsilon of any image of the account's data set, from the draws that touched it.
 
         That the images of another name are the same ones can only be known where both were.
         """
         draws = [self._draws[key] for key in sorted(self._behind[artifact["id"]])]
         home = self._folder / f"home-{artifact['home']}"
         draws = [draw for draw in draws if draw["dataset"] == account.dataset or Path(draw["home"]) == home]
-        touched = [{bytes.fromhex(each) for each in draw["records"]} for draw in draws]
+        touched = [set(draw["records"]) for draw in draws]
+        own = [those for those, draw in zip(touched, draws, strict=True) if draw["dataset"] == account.dataset]
+        records = set().union(*own)
         together = {tuple(i for i, those in enumerate(touched) if record in those) for record in records}
         return max((_composed([draws[i] for i in each], account) for each in together if each), default=0.0)
 

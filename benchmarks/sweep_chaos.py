@@ -2,8 +2,9 @@
 
     python -m benchmarks.sweep_chaos --rounds 3
 
-Every round makes a classifier sweep in mode compose with real trials on the bundled digits. PostgreSQL is started for
-it (Debian's package) and thrown away.
+Every round makes a sweep of classifiers and one of synthesizers in mode compose, with real trials on the bundled
+digits, and every worker has a home of its own, as on a machine of its own. PostgreSQL is started for it (Debian's
+package) and thrown away.
 """
 
 import os
@@ -19,8 +20,9 @@ from pathlib import Path
 import click
 import optuna
 
+from dpib.spendings import TAG
 from dpib.sweeps.book import Book
-from dpib.sweeps.study import Study
+from dpib.sweeps.study import Progress, Study
 from dpib.tracking import Store
 from tests.conftest import TINY
 from tests.postgres import missing, server
@@ -28,14 +30,20 @@ from tests.postgres import missing, server
 ROOT = Path(__file__).resolve().parents[1]
 # Trials of several seconds, so that a kill finds one at work.
 WORK = {"eval.classifiers.wrn": "none", "generate.images": "1000", "eval.schedule.epochs": "6"}
-SMALL = {**TINY, **WORK, "sweep.space": "{eval.schedule.lr: {low: 0.001, high: 0.02}}"}
+CLASSIFIER = {"sweep.mode": "compose", "sweep.space": "{eval.schedule.lr: {low: 0.001, high: 0.02}}"}
+SYNTHESIZER = {
+    "train.steps": "300",
+    "eval.schedule.epochs": "3",
+    "sweep.epsilon_total": "200",
+    "sweep.space": "{train.lr: {low: 0.001, high: 0.02}}",
+}
+KINDS = {"classifier": CLASSIFIER, "synthesizer": SYNTHESIZER}
 
 
-def launcher(environment: dict[str, str], trials: int) -> subprocess.Popen[str]:
-    sweep = {"mode": "compose", "trials": str(trials), "heartbeat": "2", "sampler": "tpe"}
-    keys = [f"--{key}={value}" for key, value in SMALL.items()]
-    keys += [f"--sweep.{key}={value}" for key, value in sweep.items()]
-    command = [sys.executable, "-m", "entrypoints.sweep", "--config=classifier", "--reuse=false", *keys]
+def launcher(environment: dict[str, str], kind: str, trials: int) -> subprocess.Popen[str]:
+    sweep = {"sweep.mode": "compose", "sweep.trials": str(trials), "sweep.heartbeat": "2", "sweep.sampler": "tpe"}
+    keys = [f"--{key}={value}" for key, value in {**TINY, **WORK, **sweep, **KINDS[kind]}.items()]
+    command = [sys.executable, "-m", "entrypoints.sweep", f"--config={kind}", "--reuse=false", *keys]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)  # type: ignore[call-overload, no-any-return]
 
@@ -52,13 +60,19 @@ def at_work(study: Study) -> int:
     return sum(trial.state == optuna.trial.TrialState.RUNNING for trial in study.optuna.get_trials(deepcopy=False))
 
 
-def round_of_chaos(environment: dict[str, str], url: str, trials: int, draw: random.Random) -> dict[str, float]:
-    began = time.monotonic()
-    process = launcher(environment, trials)
+def round_of_chaos(environment: dict[str, str], kind: str, trials: int, draw: random.Random) -> dict[str, float]:
+    began, url = time.monotonic(), environment["DPIB_STORAGE"]
+    process = launcher(environment, kind, trials)
     name = study_of(process)
     command = [sys.executable, "-m", "entrypoints.sweep_worker", "--study", name, "--worker"]
     victims = [
-        subprocess.Popen([*command, str(i)], env=environment, cwd=ROOT, stderr=subprocess.DEVNULL) for i in (1, 2)
+        subprocess.Popen(
+            [*command, str(i)],
+            env={**environment, "DPIB_HOME": f"{environment['DPIB_HOME']}-{i}"},
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+        )
+        for i in (1, 2)
     ]
     study, kills = Study.join(url, name), 0
     for left, victim in zip((3, 2), victims, strict=True):
@@ -70,19 +84,40 @@ def round_of_chaos(environment: dict[str, str], url: str, trials: int, draw: ran
             victim.send_signal(signal.SIGKILL)
             kills += 1
         victim.wait()
-    out, _ = process.communicate()
-    assert process.returncode == 0, out
-    account, progress = Book(url, name).account(), study.progress()
-    attempts = len(study.optuna.get_trials())
-    scores = [e.id for e in account.events if e.scope == "val"]
+    out, errors = process.communicate()
+    assert process.returncode == 0, out + errors
+    progress = study.progress()
     assert sorted(progress.done) == list(range(trials)), "a trial was lost"
-    assert sorted(scores) == [f"val/{name}/trial-{i:03d}/score" for i in range(trials)], "a charge is missing or double"
+    store = Store(environment["MLFLOW_TRACKING_URI"])
+    trainings = check_charges(Book(url, name), store, name, kind, progress)
+    assert store.reap() == [], "a run of a dead worker was left open"
+    attempts = len(study.optuna.get_trials())
+    seconds = time.monotonic() - began
+    return {"kills": kills, "trials": trials, "attempts": attempts, "trainings": trainings, "seconds": seconds}
+
+
+def check_charges(book: Book, store: Store, name: str, kind: str, progress: Progress) -> int:
+    """Compare what is charged with what was released and shown; return how many trainings were charged."""
+    events = book.account().events
+    scores = [e.id for e in events if e.scope == "val"]
+    wanted = [f"val/{name}/trial-{slot:03d}/score" for slot in progress.done]
+    assert sorted(scores) == sorted(wanted), "a charge is missing or double"
     for slot, trial in progress.done.items():
-        released = Book(url, name).released(f"{name}/trial-{slot:03d}/score")
+        released = book.released(f"{name}/trial-{slot:03d}/score")
         assert released is not None
         assert abs(trial.values[0] - 100 * released / 150) < 1e-9, "a score is not the one that was released"
-    assert Store(environment["MLFLOW_TRACKING_URI"]).reap() == [], "a run of a dead worker was left open"
-    return {"kills": kills, "trials": trials, "attempts": attempts, "seconds": time.monotonic() - began}
+    trainings = [e.id for e in events if e.scope == "train" and f"/{name}/" in e.id]
+    if kind == "synthesizer":
+        shown: dict[str, int] = {}
+        for run in store.records(
+            runs=[run for run, _ in store.tagged(store.newest_experiment(), TAG, book.account().origins)]
+        ):
+            if run.name.startswith("trial-") and "train/loss" in run.metrics:
+                shown[run.name] = shown.get(run.name, 0) + 1
+        for trial_name, count in shown.items():
+            charged = sum(f"/{trial_name}/" in each for each in trainings)
+            assert count <= charged, f"{trial_name} showed {count} trainings, {charged} were charged"
+    return len(trainings)
 
 
 @click.command()
@@ -103,9 +138,11 @@ def main(rounds: int, trials: int, seed: int) -> None:
                 "OMP_NUM_THREADS": "1",
             }
             for number in range(rounds):
-                found = round_of_chaos(environment, url, trials, draw)
-                print(f"round {number}: " + ", ".join(f"{k} {v:g}" for k, v in found.items()), flush=True)
-        print(f"{rounds} rounds: every trial complete, none lost, every score charged and released once")
+                for kind in KINDS:
+                    found = round_of_chaos(environment, kind, trials, draw)
+                    figures = ", ".join(f"{k} {v:g}" for k, v in found.items())
+                    print(f"round {number}, {kind}: {figures}", flush=True)
+        print(f"{rounds} rounds: none lost, every score charged and released once, every training shown was charged")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -48,7 +48,6 @@ class Sensitive:
         self._root = data_root(config.data_root)
         self._held_out = config.data.holdout or 0
         self._noise = NoiseSource(config.unsafe_noise_seed)
-        self._journal = Journal(home())
         ensure(card, self._root)
 
     def identity(self) -> Identity:
@@ -161,6 +160,10 @@ class Sensitive:
         expected = self._card.checksums
         published = expected is not None and store.checksum(self._train) == expected.train
         return Identity(store.digest(self._train), published)
+
+    @property
+    def _journal(self) -> Journal:
+        return Journal(home())
 
     @property
     def _names(self) -> tuple[str, str]:

@@ -221,3 +221,35 @@ def test_a_store_that_was_moved_finds_its_artifacts_and_writes_where_it_is(blank
     assert store.fetch(another.id, "a.txt").is_relative_to(after)
     assert not before.exists()
     assert f"this store was at {before}" in capsys.readouterr().err
+
+
+def test_a_timeless_run_ends_when_it_began_whoever_ends_it(store, root):
+    run = store.begin(store.experiment("toy", "Toy"), "r", {"dpib.stage": "sweep"}, None)
+    store.hide_times(run)
+    run.curve("loss", 1.0, 0)
+    run.final({"score": 2.0})
+    run.finish()
+    client = mlflow.MlflowClient()
+    began = client.get_run(run.id).info.start_time
+    assert client.get_run(run.id).info.end_time == began
+    stamps = {m.timestamp for name in ("loss", "score") for m in client.get_metric_history(run.id, name)}
+    assert stamps == {began}
+    # `mlflow run` stamps its run once more when its child is gone; a process of its own takes that back.
+    client.set_terminated(run.id)
+    assert client.get_run(run.id).info.end_time > began
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    watcher = [sys.executable, "-m", "dpib.tracking.timeless", store.uri, run.id, str(gone.pid), "0"]
+    subprocess.run(watcher, cwd=root, check=True)
+    assert client.get_run(run.id).info.end_time == began
+    assert client.get_run(run.id).info.status == "FINISHED"
+
+
+def test_a_timeless_run_that_was_killed_tells_no_time_either(store):
+    run = store.begin(store.experiment("toy", "Toy"), "r", {"dpib.stage": "sweep"}, None)
+    store.hide_times(run)
+    run.tag({"dpib.process": "1:0"})  # of a process that is gone
+    assert store.reap() == [run.id]
+    info = mlflow.MlflowClient().get_run(run.id).info
+    assert (info.status, info.end_time) == ("KILLED", info.start_time)
+    run.finish()

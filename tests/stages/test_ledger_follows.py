@@ -7,13 +7,14 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from dpib import checkpoint
 from dpib.config import compose
-from dpib.data.catalog import find_card
+from dpib.data.catalog import Sizes, Source, find_card
 from dpib.errors import UserError
 from dpib.methods.kernel import MeanEmbedding
-from dpib.pipeline import Start, file_digest, run_evaluate, run_generate, run_pretrain, run_train
+from dpib.pipeline import Start, file_digest, run_evaluate, run_generate, run_prepare, run_pretrain, run_train
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
 from dpib.stages.pretrain import FINAL
@@ -228,3 +229,30 @@ def test_a_killed_run_keeps_its_ledger_beside_the_grids_it_has_shown(small, stor
     assert "train/loss" in killed.data.metrics
     found = Account.parse(store.fetch(killed.info.run_id, "privacy/ledger.json").read_text())
     assert [event.id for event in found.events] == ["train/embedding"]
+
+
+def test_no_name_of_a_sensitive_file_reaches_the_store(store, tmp_path, digits_root):
+    source = tmp_path / "patients"
+    for split in ("train", "test"):
+        for name in "ab":
+            (source / split / name).mkdir(parents=True)
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(source / split / name / "good.png")
+    broken = source / "train" / "a" / "john-doe.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    root = tmp_path / "own-data"
+    card = find_card("glyphs_28", digits_root).model_copy(
+        update={
+            "name": "patients", "classes": ["a", "b"], "sizes": Sizes(train=3, test=2), "holdout": 0,
+            "source": Source(kind="folders"), "counts": None,
+        }
+    )  # fmt: skip
+    (root / "patients").mkdir(parents=True)
+    (root / "patients" / "card.yaml").write_text(yaml.safe_dump(card.model_dump(mode="json")))
+    config, card = compose({"dataset": "patients", "data_root": str(root), "eval.mode": "syn"})
+    with pytest.raises(UserError, match=r"john-doe\.png"):
+        run_prepare(config, card, store, source, True)
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.data.tags["dpib.error"] == "UserError"
+    everything = json.dumps([run.data.tags, run.data.params])
+    kept = [path.read_bytes() for path in (tmp_path / "mlruns").rglob("*") if path.is_file()]
+    assert not any(b"john" in content for content in [everything.encode(), *kept])

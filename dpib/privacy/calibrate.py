@@ -5,12 +5,18 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import dp_accounting
+import numpy as np
 
 from dpib.privacy.accounting import Accountant, spent
+from dpib.privacy.errors import BudgetError
 from dpib.privacy.events import Charge, Event, Relation, Scope
 
 TOLERANCE = 1e-3
-_BOUNDLESS = 1e6
+_ROUGHLY = 0.05
+_LARGEST = 1e4
+_LEAST, _BOUNDLESS = 1e-6, 1e9
+_JUMP = 1e-9  # where costs that lie so close together, in sigma, differ, they will not meet epsilon
+_FURTHEST = 3.0  # of a cost from its target, in logarithms: beyond it neither zero nor infinity has a say
 
 
 def solve(
@@ -31,10 +37,15 @@ def solve(
 
     Raises:
         ValueError: when the fixed charges (or what the ledger already holds) leave no budget.
-        BudgetError: when the accountant cannot carry the plan.
+        BudgetError: when the accountant cannot carry the plan, or no noise at all fits it.
     """
     if not any(charge.free for charge in plan):
         return tuple(plan)
+    if epsilon > _LARGEST:
+        raise BudgetError(
+            f"epsilon = {epsilon:g} protects nothing: choose at most {_LARGEST:g}, usual is 0.1 to 10; "
+            "what no privacy would give is the baseline's to say"
+        )
     return _solved(tuple(plan), (scope, n, relation), epsilon, delta, tuple(already), accountant)
 
 
@@ -55,10 +66,11 @@ def _solved(
 
     if cost(accountant, _BOUNDLESS) > epsilon:
         raise ValueError(f"nothing of the budget epsilon = {epsilon:g} is left for {plan[0].name!r}")
-    # Tight accounting of many steps takes seconds. Renyi accounting takes milliseconds, is never below it and
-    # has nearly its slope, so it finds the neighbourhood, and the accountant is asked about three times there.
+    # Renyi accounting takes milliseconds, is never below tight accounting and has nearly its slope: it finds the
+    # neighbourhood, and the accountant is asked about three times there.
     sampled = math.sqrt(sum(charge.count * charge.rate**2 for charge in plan if charge.free))
-    start = dp_accounting.get_sigma_gaussian(epsilon, delta) * max(sampled, 0.5)
+    with np.errstate(divide="ignore"):  # of the logarithm of a probability that is 0
+        start = dp_accounting.get_sigma_gaussian(epsilon, delta) * max(sampled, 0.5)
     # Gaussian releases of every record have a closed form: then this spends the budget to the last digit.
     if all(charge.rate == 1 for charge in plan if charge.free):
         closed = start * (2 if where[2] == "replace_one" else 1) * (1 + 1e-9)
@@ -66,25 +78,36 @@ def _solved(
             return tuple(charge.at(closed) for charge in plan)
     slope = -1.0
     if renyi(_BOUNDLESS) < epsilon * (1 - TOLERANCE):
-        start = _smallest(renyi, epsilon, start, slope)
-        slope = math.log(renyi(start * 1.05) / renyi(start)) / math.log(1.05)
-    sigma = _smallest(lambda sigma: cost(accountant, sigma), epsilon, start, slope)
+        start, slope = _neighbourhood(renyi, epsilon, start)
+    sigma = _smallest(lambda sigma: cost(accountant, sigma), epsilon, start, slope, TOLERANCE)
     return tuple(charge.at(sigma) for charge in plan)
 
 
-def _smallest(cost: Callable[[float], float], epsilon: float, start: float, slope: float) -> float:
-    """Return a sigma with epsilon (1 - TOLERANCE) <= cost(sigma) <= epsilon.
+def _neighbourhood(cost: Callable[[float], float], epsilon: float, start: float) -> tuple[float, float]:
+    """Return a sigma whose cost is about epsilon, and the slope d log cost / d log sigma there."""
+    try:
+        sigma = _smallest(cost, epsilon, start, -1.0, _ROUGHLY, questions=12)
+    except BudgetError:
+        return start, -1.0
+    ends = cost(sigma), cost(sigma * 1.05)
+    return sigma, math.log(ends[1] / ends[0]) / math.log(1.05) if 0 < ends[1] < ends[0] < math.inf else -1.0
+
+
+def _smallest(
+    cost: Callable[[float], float], epsilon: float, start: float, slope: float, tolerance: float, questions: int = 100
+) -> float:
+    """Return a sigma with epsilon (1 - tolerance) <= cost(sigma) <= epsilon, or, where costs jump, just beyond.
 
     Secant steps on the logarithms of both, which are nearly linear in each other, aimed at the middle of
     that interval; regula falsi (Illinois) as soon as the answer lies between two points. `slope` is the
     guess of d log cost / d log sigma at `start`.
     """
-    half = TOLERANCE / 2
+    half = tolerance / 2
     ends: dict[bool, tuple[float, float]] = {}  # too costly: its newest point; cheap enough: likewise
     x, before = math.log(start), None
-    for _ in range(100):
-        # A cost of exactly zero (boundless noise) has no logarithm; any large negative number will do.
-        y = math.log(max(cost(math.exp(x)), 1e-300) / epsilon) + half
+    while math.log(_LEAST) <= x <= math.log(_BOUNDLESS) and questions > 0:
+        questions -= 1
+        y = _excess(cost(math.exp(x)), epsilon) + half
         if abs(y) <= half:
             return math.exp(x)
         costly = y > 0
@@ -96,9 +119,23 @@ def _smallest(cost: Callable[[float], float], epsilon: float, start: float, slop
         ends[costly], before = (x, y), costly
         if len(ends) == 2:
             (x0, y0), (x1, y1) = ends.values()
+            if abs(x1 - x0) < _JUMP:
+                break
             x = x0 + (x1 - x0) * y0 / (y0 - y1)
         else:
             x -= max(-1.0, min(1.0, y / slope))
-    if False not in ends:
-        raise ValueError(f"no noise brings epsilon down to {epsilon:g}")
-    return math.exp(ends[False][0])
+    if len(ends) == 2:
+        return math.exp(ends[False][0])
+    if False in ends:
+        raise BudgetError(
+            f"hardly any noise costs less than epsilon = {epsilon:g} here, so none can be chosen for it: lower epsilon "
+            "or delta, or set the noise yourself"
+        )
+    raise BudgetError(f"no noise brings epsilon down to {epsilon:g}: raise epsilon, or make fewer steps")
+
+
+def _excess(cost: float, epsilon: float) -> float:
+    """Return by how much a cost, perhaps zero or infinite, exceeds epsilon: in logarithms, within bounds."""
+    if cost <= 0:
+        return -_FURTHEST
+    return min(_FURTHEST, max(-_FURTHEST, math.log(cost / epsilon)))

@@ -1,8 +1,7 @@
 """Renyi differential privacy (Mironov 2017): looser than privacy loss distributions, but carries more.
 
 The curves come from dp_accounting where it has them. Two are added: Poisson sampling under replace-one by
-quadrature over the pair that dominates it, and truncated Poisson sampling by the mixture that dp_accounting's
-PLD composes for it.
+quadrature over the pair that dominates it, and truncated Poisson sampling by the mixture of `losses`.
 """
 
 import math
@@ -16,16 +15,17 @@ import numpy as np
 from dp_accounting import NeighboringRelation
 from dp_accounting.rdp import RdpAccountant
 from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS, compute_delta, compute_epsilon
-from scipy.special import logsumexp
-from scipy.stats import binom
 
+from dpib.privacy.accounting.losses import displaced
 from dpib.privacy.accounting.terms import distance, pure_epsilon
 from dpib.privacy.events import Event
 from dpib.privacy.stopping import Stopping
 
 # Beyond the usual orders: low ones for an epsilon of hundreds, high ones for one far below 1.
 ORDERS = np.array(sorted([*DEFAULT_RDP_ORDERS, 1.02, 1.05, 2048, 8192]), dtype=np.float64)
+_ROUNDING = 1e-15  # of a moment, for each order; ten billion runs of nearly nothing must not come out as nothing
 _LARGEST_BY_QUADRATURE = 256.0
+_LEAST_BY_QUADRATURE = 0.05
 
 
 def epsilon(events: Sequence[Event], delta: float) -> float:
@@ -36,7 +36,7 @@ def epsilon(events: Sequence[Event], delta: float) -> float:
 
 def curve(event: Event) -> np.ndarray:
     """Return the Renyi divergence of all runs of an event at `ORDERS`; infinite where nothing is known."""
-    return event.count * _once(event)
+    return event.count * (_once(event) + _ROUNDING * ORDERS / (ORDERS - 1))
 
 
 @contextmanager
@@ -87,7 +87,8 @@ def _without_replacement(rate: float, sigma: float) -> np.ndarray:
     `sigma` is in units of the distance between two sets that differ in one record.
     """
     # dp_accounting takes the share as two counts; over 1e12 it is rounded up by nothing that matters.
-    gaussian = dp_accounting.GaussianDpEvent(sigma)
+    # Noise that is boundless leaves it a logarithm of zero; less noise costs more.
+    gaussian = dp_accounting.GaussianDpEvent(min(sigma, 1e5))
     sampled = dp_accounting.SampledWithoutReplacementDpEvent(10**12, math.ceil(rate * 10**12), gaussian)
     # Order 256 alone would take longer than all others: its bound is a sum of differences of every degree.
     orders = ORDERS[ORDERS != 256]
@@ -103,6 +104,8 @@ def _poisson_swapped(rate: float, sigma: float) -> np.ndarray:
     opposite. The integrands are analytic and decay like Gaussians, so the trapezoid rule converges
     geometrically; orders above 256 are left out.
     """
+    if sigma < _LEAST_BY_QUADRATURE:
+        return 2 * ORDERS / sigma**2  # without sampling; the grid would be too fine
     orders = ORDERS[ORDERS <= _LARGEST_BY_QUADRATURE]
     # P^a Q^(1-a) peaks between -1 and 2a-1; its poles keep a distance of pi s^2 / 2 from the real axis.
     step = min(sigma / 8, sigma**2 / 4)
@@ -111,24 +114,24 @@ def _poisson_swapped(rate: float, sigma: float) -> np.ndarray:
     p = np.logaddexp(base, math.log(rate) - (grid - 1) ** 2 / (2 * sigma**2))
     q = np.logaddexp(base, math.log(rate) - (grid + 1) ** 2 / (2 * sigma**2))
     constant = math.log(step) - math.log(2 * math.pi * sigma**2) / 2
-    found = [(logsumexp(a * p + (1 - a) * q) + constant) / (a - 1) for a in orders]
+    found = [(_log_sum(a * p + (1 - a) * q) + constant) / (a - 1) for a in orders]
     return np.concatenate([np.maximum(found, 0), np.full(len(ORDERS) - len(orders), np.inf)])
+
+
+def _log_sum(exponents: np.ndarray) -> float:
+    top = float(exponents.max())
+    return top + math.log(float(np.exp(exponents[exponents > top - 50] - top).sum()))
 
 
 def _truncated(event: Event) -> np.ndarray:
     """Return the curve of a truncated Poisson sample: with the odds of truncation, one record moves two.
 
-    The components and their weights are those of dp_accounting's truncated sub-sampled Gaussian.
+    The components and their weights are those of its privacy loss distribution.
     """
     assert event.sigma is not None
-    assert event.cap is not None
-    n, rate, cap = event.n, event.rate, event.cap
-    plain = _poisson(rate, event.sigma) if distance(event) == 1 else _poisson_swapped(rate, event.sigma)
-    odds = float(binom.sf(cap - 1, n - 1, rate))
-    if odds == 0:
-        return plain
-    inside = float(binom.sf(cap, n, rate)) * cap / odds / n
-    if inside == 0:
+    plain = (_poisson if distance(event) == 1 else _poisson_swapped)(event.rate, event.sigma)
+    odds, inside = displaced(event)
+    if odds == 0 or inside == 0:
         return plain
     twice = _poisson_swapped(inside, event.sigma / 2)
     weighted = [math.log1p(-odds) + (ORDERS - 1) * plain, math.log(odds) + (ORDERS - 1) * twice]

@@ -1,4 +1,4 @@
-"""What every accountant must know of an event: how far one record moves it, and whether it is purely epsilon-DP.
+"""What every accountant must know of events: which are alike, how far one record moves them, what can be computed.
 
 The factor of `replace_one` stands here and nowhere else. Libraries differ in it (dp_accounting's PLD
 doubles the distance by itself, its RDP does not, and refuses Laplace), so dpib passes every library the
@@ -6,10 +6,48 @@ relation or the doubled distance, never both.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from dpib.privacy.errors import BudgetError
 from dpib.privacy.events import Event
+
+LEAST_DELTA = 1e-14
+"""Below it the tails of 64-bit noise, a draw in 1e17, are no longer small against delta."""
+LEAST_SIGMA = 1e-9
+MOST_RUNS = 10**10
+"""Beyond it what rounding adds to every run shows in their sum."""
+
+
+def computable(events: Iterable[Event], delta: float) -> None:
+    """Raise `BudgetError`, and say what to choose, for what float64 cannot account for."""
+    if delta < LEAST_DELTA:
+        raise BudgetError(
+            f"delta = {delta:g} is below what 64-bit noise can keep: choose at least {LEAST_DELTA:g}; "
+            "usual is a little below one over the number of images"
+        )
+    for event in events:
+        if event.count > MOST_RUNS:
+            raise BudgetError(
+                f"{event.id!r} runs {event.count:g} times, at most {MOST_RUNS:g} can be accounted for: choose fewer"
+            )
+        price = event.sigma or event.scale
+        if price is not None and price < LEAST_SIGMA:
+            raise BudgetError(
+                f"{event.id!r} has noise of {price:g} times the sensitivity, which hides nothing: "
+                f"choose at least {LEAST_SIGMA:g}"
+            )
+        computable(event.base, delta)
+
+
+def merged(events: Sequence[Event]) -> tuple[Event, ...]:
+    """Return the events, those that differ in name alone as one that runs as often as all of them."""
+    alike: dict[Event, Event] = {}
+    for event in events:
+        kind = event.model_copy(update={"id": "", "label": "", "partition": "", "count": 1})
+        known = alike.get(kind)
+        together = event.count if known is None else known.count + event.count
+        alike[kind] = (known or event).model_copy(update={"count": together})
+    return tuple(alike.values())
 
 
 def distance(event: Event) -> float:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Literal
 
 from dpib.privacy.accounting import pld, prv, rdp
-from dpib.privacy.accounting.terms import pure_sum
+from dpib.privacy.accounting.terms import computable, merged, pure_sum
 from dpib.privacy.events import Event, Relation, Scope
 
 # Gaussian differential privacy is not among them: its central limit under-reports epsilon.
@@ -22,8 +22,7 @@ class Total:
     """Epsilon, by which accountant it was found, and for which neighbouring relation it holds.
 
     `accountant` is `exact` where a closed form served (Gaussians that see every record) or plain addition
-    was as good, and `rdp` where an event is among them that only Renyi accounting carries, or where that is the
-    smaller bound.
+    was as good, and `rdp` where an event is among them that only Renyi accounting carries.
     """
 
     epsilon: float
@@ -54,7 +53,7 @@ def composed(events: Sequence[Event], delta: float, accountant: Accountant = "pl
 
     Raises:
         ValueError: when the events mix neighbouring relations, which no accountant can compose.
-        BudgetError: for an event that this accountant cannot carry.
+        BudgetError: for an event that this accountant cannot carry, or figures beyond what 64 bits can account for.
     """
     return _composed(tuple(events), delta, accountant).epsilon if events else 0.0
 
@@ -71,6 +70,8 @@ def _composed(events: tuple[Event, ...], delta: float, accountant: Accountant) -
     if len(relations) > 1:
         raise ValueError(f"events under different neighbouring relations do not compose: {sorted(relations)}")
     relation = relations.pop()
+    computable(events, delta)
+    events = merged(events)
     if accountant == "prv":
         return Total(prv.interval(events, delta).upper, "prv", relation)
     if accountant == "rdp" or not all(pld.carries(event) for event in events):
@@ -90,7 +91,4 @@ def _tight(events: tuple[Event, ...], delta: float, relation: Relation) -> Total
         if not others or (not gaussians and sum(event.count for event in others) == 1):
             return bounds[0]
     bounds.append(Total(pld.epsilon(events, delta), "pld", relation))
-    if others:
-        # The grid rounds the loss of every pure run up; many small ones can come out above Renyi accounting.
-        bounds.append(Total(rdp.epsilon(events, delta), "rdp", relation))
     return min(bounds, key=lambda total: total.epsilon)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dpib import seeding
 from dpib.data.catalog import Card
+from dpib.data.resize import fitted
 from dpib.errors import UserError
 from dpib.images import Images
 
@@ -106,14 +107,13 @@ def read_image(raw: bytes, shape: tuple[int, int, int], name: str) -> np.ndarray
     Raises:
         UserError: when it is no such image, or larger than 16 megapixels.
     """
-    c, h, w = shape
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG"))
         if opened.width * opened.height > _MAX_PIXELS:
             raise UserError(f"{name}: {opened.width} x {opened.height} pixels are more than dpib reads")
-        image = opened.convert("L" if c == 1 else "RGB")
+        image = opened.convert("L" if shape[0] == 1 else "RGB")
     except (
         OSError,
         ValueError,
@@ -122,11 +122,7 @@ def read_image(raw: bytes, shape: tuple[int, int, int], name: str) -> np.ndarray
         Image.DecompressionBombWarning,
     ) as error:
         raise UserError(f"{name} cannot be read as PNG or JPEG ({error})") from None
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.resize((w, h), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
-    array = np.asarray(image)
-    return array[None] if c == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return fitted(image, shape)
 
 
 def class_folders(source: Path) -> list[str]:

@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-import torch
-
 from dpib.data import store
 from dpib.data.catalog import Card, Sizes, Source, data_root, find_card
 from dpib.data.folders import class_folders
 from dpib.data.prepare import ensure
+from dpib.data.resize import fit
 from dpib.data.sources import read_source
 from dpib.images import Images
-
-_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
 def read_public(name: str, shape: tuple[int, int, int], configured_root: str | None) -> Images:
@@ -41,19 +38,5 @@ def read_public(name: str, shape: tuple[int, int, int], configured_root: str | N
 
 
 def adapt(images: Images, shape: tuple[int, int, int]) -> Images:
-    """Resize (bilinear, antialiased) and turn gray or RGB, a thousand images at a time."""
-    from torchvision.transforms.v2 import functional as transforms  # seconds to import, and rarely needed
-
-    c, h, w = shape
-    if images.shape == shape:
-        return images
-    parts = []
-    for chunk in images.chunks(1000):
-        x = chunk.x
-        if x.shape[1] == 3 and c == 1:
-            # Rounded, not floored: repeating a gray image to RGB and back must give the image.
-            x = (x.float() * _LUMA).sum(1, keepdim=True).round().to(torch.uint8)
-        elif x.shape[1] == 1 and c == 3:
-            x = x.expand(-1, 3, -1, -1)
-        parts.append(transforms.resize(x, [h, w], antialias=True) if x.shape[2:] != (h, w) else x)
-    return Images(torch.cat(parts), images.y)
+    """Bring images to `shape` exactly as preparing a folder of them would."""
+    return images if images.shape == shape else Images(fit(images.x, shape), images.y)

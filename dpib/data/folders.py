@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from dpib import seeding
 from dpib.data.catalog import Card
 from dpib.data.listing import MAX_BYTES, Listing, Member, listed
+from dpib.data.resize import fitted
 from dpib.errors import UserError
 from dpib.images import Images
 
@@ -167,25 +168,20 @@ def read_image(raw: bytes, shape: tuple[int, int, int], name: str) -> np.ndarray
     Raises:
         UserError: when it is no such image, holds several, or is larger than 16 megapixels.
     """
-    c, h, w = shape
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(io.BytesIO(raw), formats=_FORMATS)
             _refuse_unusual(opened, name)
-            image = _eight_bits(ImageOps.exif_transpose(opened)).convert("L" if c == 1 else "RGB")
+            image = _eight_bits(ImageOps.exif_transpose(opened)).convert("L" if shape[0] == 1 else "RGB")
     except (
         OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, MemoryError, RuntimeError,
         struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
     ) as error:  # fmt: skip
         reason = " ".join(str(error).replace(str(type(error)), "").split())[:120]
         raise UserError(f"{name} cannot be read as an image ({reason})") from None
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.resize((w, h), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
-    array = np.asarray(image)
-    return array[None] if c == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return fitted(image, shape)
 
 
 def _refuse_unusual(opened: Image.Image, name: str) -> None:

@@ -20,7 +20,7 @@ def read_gen(path: Path, card: Card) -> tuple[Images, dict[str, Any] | None]:
     """Return the images of a synthetic set in the card's shape, and its privacy statement if it has one.
 
     Accepts x as uint8 or float in [0, 1]; [n, h, w], [n, c, h, w] or [n, h, w, c]; gray or RGB; any
-    resolution (resized, bilinear and antialiased). y are integers from 0 to classes - 1.
+    resolution (resized as preparing files of that size would). y are integers from 0 to classes - 1.
 
     Raises:
         UserError: naming what is wrong with the file.

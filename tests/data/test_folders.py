@@ -3,7 +3,9 @@
 import io
 import zipfile
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dpib.data.catalog import Card, Sizes, Source, find_card
@@ -12,7 +14,10 @@ from dpib.data.own import card_for
 from dpib.data.prepare import prepare
 from dpib.data.sources import read_source
 from dpib.data.store import read_split
+from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
+from dpib.metrics.features import extract, random_embedding
+from dpib.metrics.fidelity import fid
 from tests.data.made import png
 
 
@@ -101,3 +106,27 @@ def test_images_that_are_none_or_too_large():
     Image.new("L", (8, 8)).save(icon, "ICO")
     with pytest.raises(UserError, match="cannot be read"):
         read_image(icon.getvalue(), (1, 8, 8), "x.ico")
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 32, 32), (3, 64, 64)])
+@pytest.mark.parametrize("size", [(64, 64), (64, 48)])
+def test_images_at_another_size_are_judged_as_they_were_prepared(tmp_path, shape, size):
+    rng = np.random.default_rng(0)
+    rough = [rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8) for _ in range(40)]
+    for i, pixels in enumerate(rough):
+        folder = tmp_path / "set" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    card = Card(
+        name="p", title="p", shape=shape, classes=["a", "b"], sizes=Sizes(train=40, test=0),
+        source=Source(kind="folders"), citation="", licence="", homepage="",
+    )  # fmt: skip
+    real = read_source(card, tmp_path / "set")["train"]
+    np.savez(tmp_path / "gen.npz", x=np.stack(rough), y=np.arange(40) % 2)
+    synthetic, _ = read_gen(tmp_path / "gen.npz", card)
+    embedding = random_embedding(torch.device("cpu"))
+    a, b = (extract(embedding, images.x, 40, tmp_path / name, name) for name, images in
+            (("real", real), ("synthetic", synthetic)))  # fmt: skip
+    assert fid(a, b)["fid"] == pytest.approx(0, abs=1e-4)
+    # Not only alike in distribution: every image is the same.
+    assert torch.equal(real.x[real.y == 0], synthetic.x[synthetic.y == 0])

@@ -29,7 +29,7 @@ def main(generate_run: str, gen: str, keys: tuple[str, ...]) -> None:
             raise UserError("say which data set the file imitates: -P dataset=<data set>")
         path = Path(file).expanduser()
         digest = file_digest(path)
-        config, card = compose({"note": path.stem, **given})
+        config, card = compose({"note": path.stem[:200], **given})
         result = run_evaluate(config.model_copy(update={"method": "file"}), card, store, path, digest)
     cli.show("evaluate", result)
 

@@ -1,7 +1,5 @@
 """Public images for pretraining, brought to the shape of the sensitive ones."""
 
-from pathlib import Path
-
 import torch
 
 from dpib.data import store
@@ -10,6 +8,7 @@ from dpib.data.folders import class_folders
 from dpib.data.prepare import ensure
 from dpib.data.sources import read_source
 from dpib.images import Images
+from dpib.paths import written_path
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
@@ -20,7 +19,7 @@ def read_public(name: str, shape: tuple[int, int, int], configured_root: str | N
     Raises:
         UserError: when the data set is unknown or not prepared, or the folder is none of images.
     """
-    folder = Path(name).expanduser()
+    folder = written_path(name)
     if folder.is_dir():
         card = Card(
             name="folder",

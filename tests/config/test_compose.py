@@ -92,6 +92,8 @@ REFUSALS = [
     ({"eval.classifiers.wrn.depth": "4"}, "eval.classifiers.wrn.depth: depth 4 is not 6 n + 4, got 4"),
     ({"eval.classifiers.resnext.depth": "8"}, "eval.classifiers.resnext.depth: depth 8 is not 9 n + 2, got 8"),
     ({"eval.classifiers": "{resnet: none, wrn: none, resnext: none}"}, "leave at least one of resnet, wrn and resnext"),
+    ({"data_root": "~no-such-user/x"}, "~no-such-user/x: there is no user of that name"),
+    ({"method": "~no-such-user/x.yaml"}, "~no-such-user/x.yaml: there is no user of that name"),
     ({"generate.images": "1"}, "generate.images=1 leaves no synthetic image"),
     ({"generate.images": "20", "eval.syn_holdout": "0.99"}, "generate.images=20 leaves no synthetic image"),
     ({"seed": "[1"}, "seed=[1:"),

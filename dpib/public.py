@@ -1,7 +1,5 @@
 """Public images for pretraining, brought to the shape of the sensitive ones."""
 
-from pathlib import Path
-
 from dpib.data import store
 from dpib.data.catalog import Card, Sizes, Source, data_root, find_card
 from dpib.data.folders import class_folders
@@ -9,6 +7,7 @@ from dpib.data.prepare import ensure
 from dpib.data.resize import fit
 from dpib.data.sources import read_source
 from dpib.images import Images
+from dpib.paths import written_path
 
 
 def read_public(name: str, shape: tuple[int, int, int], configured_root: str | None) -> Images:
@@ -17,7 +16,7 @@ def read_public(name: str, shape: tuple[int, int, int], configured_root: str | N
     Raises:
         UserError: when the data set is unknown or not prepared, or the folder is none of images.
     """
-    folder = Path(name).expanduser()
+    folder = written_path(name)
     if folder.is_dir():
         card = Card(
             name="folder",

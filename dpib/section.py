@@ -18,8 +18,20 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class _Int(int):
+    """A number of a YAML file that remembers how it was written, in case a text is wanted."""
+
+    written: str
+
+
+class _Float(float):
+    written: str
+
+
 def _as_text(value: Any) -> Any:
-    """Keep `-P note=2024` a text although YAML reads a number there."""
+    """Take a class called 007 or 1e3 as it is written although YAML reads a number there."""
+    if isinstance(value, _Int | _Float):
+        return value.written
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -46,7 +58,14 @@ class _Loader(_Plain, yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        return int(self.construct_scalar(node))
+        number = _Int(self.construct_scalar(node))
+        number.written = node.value
+        return number
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        number = _Float(super().construct_yaml_float(node))
+        number.written = node.value
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
@@ -75,6 +94,9 @@ for _reader in (_Loader, _Dumper):
     for _tag, (_form, _first_letters) in _FORMS.items():
         _reader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^({_form})$"), list(_first_letters))
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_Dumper.add_representer(_Int, yaml.SafeDumper.represent_int)
+_Dumper.add_representer(_Float, yaml.SafeDumper.represent_float)
 
 
 def parse_yaml(text: str, source: str) -> Any:

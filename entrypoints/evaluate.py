@@ -1,11 +1,10 @@
 """Judge a synthetic set: a generate run's, or anybody's npz file."""
 
-from pathlib import Path
-
 import click
 
 from dpib.config import compose
 from dpib.errors import UserError
+from dpib.paths import written_path
 from dpib.pipeline import continue_from, file_digest, run_evaluate
 from dpib.stages.generate import GEN
 from entrypoints import cli
@@ -27,9 +26,9 @@ def main(generate_run: str, gen: str, keys: tuple[str, ...]) -> None:
         assert file is not None
         if "dataset" not in given:
             raise UserError("say which data set the file imitates: -P dataset=<data set>")
-        path = Path(file).expanduser()
+        path = written_path(file)
         digest = file_digest(path)
-        config, card = compose({"note": path.stem, **given})
+        config, card = compose({"note": path.stem[:200], **given})
         result = run_evaluate(config.model_copy(update={"method": "file"}), card, store, path, digest)
     cli.show("evaluate", result)
 

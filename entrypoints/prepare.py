@@ -1,13 +1,12 @@
 """Bring a data set into the data root."""
 
-from pathlib import Path
-
 import click
 
 from dpib.config import compose
 from dpib.data.catalog import data_root
 from dpib.data.own import card_for
 from dpib.errors import UserError
+from dpib.paths import written_path
 from dpib.pipeline import run_prepare
 from dpib.section import Section, parse_yaml, validated
 from entrypoints import cli
@@ -31,7 +30,7 @@ def main(dataset: str, source: str, verify: bool, size: str, gray: str, replace:
     """Build `<data root>/<dataset>/{train,test}.npz` from official archives or an image folder."""
     given = cli.overrides(keys)
     root = data_root(cli.given(given.get("data_root", "none")))
-    place = Path(source).expanduser() if cli.given(source) else None
+    place = written_path(source) if cli.given(source) else None
     own = validated(Own, {"size": parse_yaml(size, "size"), "gray": parse_yaml(gray, "gray")}, "prepare")
     if not dataset.endswith((".yaml", ".yml")):
         card_for(dataset, place, root, own.size, own.gray, replace)

@@ -16,6 +16,7 @@ from dpib.config.schema import Config, Data
 from dpib.config.sense import LARGE_DELTA, require_sense
 from dpib.data.catalog import Card, data_root, find_card
 from dpib.errors import Faults, UserError, absence, nearest
+from dpib.paths import written_path
 from dpib.section import Section, Text, checked, clipped, dotted_keys, parse_yaml, read_yaml, validated
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -168,13 +169,14 @@ def find_method(name: str) -> Path:
         UserError: when there is none; names the nearest.
     """
     if name.endswith((".yaml", ".yml")):
+        path = written_path(name)
         try:
-            found = Path(name).expanduser().is_file()
+            found = path.is_file()
         except OSError as error:
             raise UserError(f"method file {clipped(name)} is no path ({error.strerror})") from None
         if not found:
-            raise UserError(f"method file {name} {absence(Path(name).expanduser())}")
-        return Path(name).expanduser().resolve()
+            raise UserError(f"method file {name} {absence(path)}")
+        return path.resolve()
     names: dict[str, Path] = {}
     for path in sorted((CONFIGS / "methods").glob("*.yaml")):
         head = read_yaml(path)

@@ -21,6 +21,9 @@ def require_sense(config: Config, card: Card) -> None:
         faults.add("eval.mode=sen selects on test images, which yardstick=none forbids")
     if config.oracle and config.yardstick is None:
         faults.add("oracle=true asks for figures on real images, which yardstick=none forbids: leave one of them")
+    n = config.generate.images
+    if n - max(1, round(n * config.eval.syn_holdout)) < 1:
+        faults.add(f"generate.images={n} leaves no synthetic image to train a classifier on: raise it")
     if config.yardstick is not None and card.sizes.test == 0:
         faults.add(f"{card.name} has no test images: set yardstick=none")
     if config.delta is not None and config.delta > LARGE_DELTA and not config.large_delta:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from dpib.errors import UserError, nearest
+from dpib.paths import written_path
 from dpib.section import Positive, Section, Text, read_yaml, validated
 
 _NAME = "(?![Nn]one$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}"  # a folder below the data root, and nothing above it
@@ -111,7 +112,7 @@ def data_root(configured: str | None) -> Path:
         UserError: when it cannot be a folder because a file is in the way.
     """
     chosen = configured or os.environ.get("DPIB_DATA")
-    root = Path(chosen).expanduser() if chosen else home() / "data"
+    root = written_path(chosen) if chosen else home() / "data"
     file = next((path for path in (root, *root.parents) if os.path.lexists(path) and not path.is_dir()), None)
     if file is not None:
         raise UserError(f"the data root {root} cannot be a folder, {file} is none: give -P data_root=<folder>")
@@ -133,7 +134,7 @@ def require_name(name: str) -> None:
 
 def home() -> Path:
     """Return the folder for data, caches and unfinished work: DPIB_HOME, else ~/.dpib."""
-    return Path(os.environ.get("DPIB_HOME") or "~/.dpib").expanduser()
+    return written_path(os.environ.get("DPIB_HOME") or "~/.dpib")
 
 
 def find_card(name: str, root: Path) -> Card:
@@ -162,7 +163,7 @@ def card_file(name: str, root: Path) -> Path | None:
         UserError: when `name` can be neither a name nor the path of a card.
     """
     if name.endswith((".yaml", ".yml")):
-        return Path(name).expanduser()
+        return written_path(name)
     try:
         require_name(name)
     except ValueError as error:

@@ -128,7 +128,7 @@ def download(card: Card, folder: Path, say: Say) -> None:
         else:
             raise UserError(
                 f"cannot download {archive.name} ({'; '.join(faults)}): fetch it by other means and run "
-                f"mlflow run . --env-manager local -e prepare -P dataset={card.name} -P source=<its folder>"
+                f"mlflow run . --env-manager local -e prepare -P dataset={card.called} -P source=<its folder>"
             )
 
 

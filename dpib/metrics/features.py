@@ -15,6 +15,7 @@ from tqdm import tqdm
 from dpib import seeding
 from dpib.atomic import replacing
 from dpib.errors import UserError
+from dpib.paths import written_path
 
 _BLOCK = 1000
 
@@ -112,7 +113,7 @@ def weights_file(name: str) -> Path:
     Raises:
         UserError: when there is no such file.
     """
-    path = Path(name).expanduser()
+    path = written_path(name)
     if not path.is_file():
         fault = "are a folder" if path.is_dir() else "do not exist"
         raise UserError(f"Inception weights {path} {fault}: give eval.inception_weights a file, or none")

@@ -5,10 +5,10 @@ ResNet: He et al. 2016; WRN: Zagoruyko and Komodakis 2016; ResNeXt: Xie et al. 2
 """
 
 from collections.abc import Callable
-from typing import Annotated, cast
+from typing import Annotated, Self, cast
 
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from dpib.section import Positive, Section
@@ -23,6 +23,12 @@ class ResNet(Section):
     depth: Positive
     width: Width = 16
 
+    @field_validator("depth")
+    @classmethod
+    def _whole_blocks(cls, depth: int) -> int:
+        _blocks(depth, 2, 6)
+        return depth
+
 
 class WideResNet(Section):
     """Wide ResNet; depth = 6 n + 4."""
@@ -30,6 +36,12 @@ class WideResNet(Section):
     depth: Positive
     widen: Positive
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @field_validator("depth")
+    @classmethod
+    def _whole_blocks(cls, depth: int) -> int:
+        _blocks(depth, 4, 6)
+        return depth
 
 
 class ResNeXt(Section):
@@ -40,6 +52,12 @@ class ResNeXt(Section):
     widen: Positive
     width: Width = 64
 
+    @field_validator("depth")
+    @classmethod
+    def _whole_blocks(cls, depth: int) -> int:
+        _blocks(depth, 2, 9)
+        return depth
+
 
 class Classifiers(Section):
     """The networks that are trained on the synthetic images; none leaves one out."""
@@ -47,6 +65,12 @@ class Classifiers(Section):
     resnet: ResNet | None
     wrn: WideResNet | None
     resnext: ResNeXt | None
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        if all(network is None for network in (self.resnet, self.wrn, self.resnext)):
+            raise ValueError("leave at least one of resnet, wrn and resnext")
+        return self
 
 
 BlockMaker = Callable[[int, int, int], nn.Module]

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from dpib.config.compose import CONFIGS, merge
 from dpib.config.overrides import nest
 from dpib.errors import UserError
+from dpib.paths import written_path
 from dpib.privacy.stopping import Stopping
 from dpib.section import Positive, Section, Text, parse_value, read_yaml, validated
 from dpib.sweeps.space import Space
@@ -98,7 +99,7 @@ def find_file(name: str, folder: str) -> Path:
     Raises:
         UserError: when there is none.
     """
-    tried = [Path(name).expanduser(), CONFIGS.parent / name, CONFIGS / folder / f"{name}.yaml"]
+    tried = [written_path(name), CONFIGS.parent / name, CONFIGS / folder / f"{name}.yaml"]
     for path in tried:
         if path.is_file():
             return path

@@ -11,7 +11,7 @@ from dpib.config.compose import CONFIGS, layered, merge, nearest_epsilon
 from dpib.config.overrides import nest
 from dpib.config.sense import require_pretraining
 from dpib.errors import UserError
-from dpib.section import dump_yaml, parse_yaml
+from dpib.section import Section, Text, dump_yaml, parse_yaml, validated
 
 
 def test_defaults_compose_and_follow_the_data_set():
@@ -88,6 +88,14 @@ REFUSALS = [
     ({"eval.metrics": "[fidd]"}, "unknown metric 'fidd' (did you mean 'fid'?)"),
     ({"eval.metrics": "[no.py:f]"}, "no.py does not exist"),
     ({"data.holdout": "1498"}, "data.holdout=1498 leaves 0 of 1498"),
+    ({"eval.classifiers.resnet.depth": "9"}, "eval.classifiers.resnet.depth: depth 9 is not 6 n + 2, got 9"),
+    ({"eval.classifiers.wrn.depth": "4"}, "eval.classifiers.wrn.depth: depth 4 is not 6 n + 4, got 4"),
+    ({"eval.classifiers.resnext.depth": "8"}, "eval.classifiers.resnext.depth: depth 8 is not 9 n + 2, got 8"),
+    ({"eval.classifiers": "{resnet: none, wrn: none, resnext: none}"}, "leave at least one of resnet, wrn and resnext"),
+    ({"data_root": "~no-such-user/x"}, "~no-such-user/x: there is no user of that name"),
+    ({"method": "~no-such-user/x.yaml"}, "~no-such-user/x.yaml: there is no user of that name"),
+    ({"generate.images": "1"}, "generate.images=1 leaves no synthetic image"),
+    ({"generate.images": "20", "eval.syn_holdout": "0.99"}, "generate.images=20 leaves no synthetic image"),
     ({"seed": "[1"}, "seed=[1:"),
     ({"train": "3", "train.lr": "1"}, "'train' was already given a value"),
 ]
@@ -173,6 +181,19 @@ def test_a_text_is_taken_literally_and_survives_the_run_s_own_file(text):
     assert (config.note, config.data_root) == (text, f"/x/{text}")
     again, _ = from_text(dump_yaml(config.nested()), {"eval.inception_weights": text}, "here")
     assert (again.note, again.eval.inception_weights) == (text, text)
+
+
+def test_a_text_in_a_file_is_what_is_written_there():
+    class Named(Section):
+        names: list[Text]
+        count: int
+        share: float
+
+    tree = parse_yaml("{names: [007, 1e3, -0, 1_000, .5, 010], count: 010, share: 1e-3}", "f")
+    found = validated(Named, tree, "f")
+    assert found.names == ["007", "1e3", "-0", "1_000", ".5", "010"]
+    assert (found.count, found.share) == (10, 0.001)
+    assert parse_yaml(dump_yaml(tree), "f") == tree
 
 
 def test_a_text_of_the_recipe_is_taken_literally_too(tmp_path):

@@ -221,6 +221,7 @@ def closing(run: Run, pause: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # asked again, the end is under way
         pause()
         run.finish("KILLED")
         raise

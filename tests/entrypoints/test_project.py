@@ -1,6 +1,7 @@
 """The MLflow project itself: through the real `mlflow run`, and killed for real."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 import yaml
 
@@ -46,6 +48,33 @@ def test_mlflow_run_does_the_main_job(root, environment, tiny, tracking_uri):
     refused = project_run(root, environment, "-e", "generate", "-P", f"train_run={launched}", "-P", "train.lr=1")
     assert refused.returncode != 0
     assert "Error: train.lr belongs to the train stage" in refused.stderr
+
+
+def test_a_project_from_a_git_address_works_in_the_folder_of_its_caller(root, environment, tiny, tmp_path):
+    repository, caller = tmp_path / "repository", tmp_path / "caller"
+    repository.mkdir()
+    caller.mkdir()
+    for name in ("MLproject", "conda.yaml", "configs", "dpib", "entrypoints"):
+        copy = shutil.copytree if (root / name).is_dir() else shutil.copy
+        copy(root / name, repository / name)
+    git = ["git", "-C", str(repository), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *words], check=True)
+    np.savez(
+        caller / "mine.npz", x=np.zeros((100, 28, 28), np.uint8) + np.arange(28, dtype=np.uint8), y=np.arange(100) % 10
+    )
+    keys = [word for key, value in tiny.items() if key.startswith("eval") for word in ("-P", f"{key}={value}")]
+    own = {key: value for key, value in environment.items() if key != "MLFLOW_TRACKING_URI"}
+    command = ["mlflow", "run", f"file://{repository}", "--env-manager", "local", "-e", "evaluate"]
+    words = [*command, "-P", "gen=mine.npz", "-P", "dataset=digits_28", *keys]
+    done = subprocess.run(words, env=own, cwd=caller, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    store = Store(f"sqlite:///{caller / 'mlflow.db'}")
+    (record,) = mlflow.MlflowClient(store.uri).search_runs([store.experiment("digits_28", "")])
+    report = store.fetch(record.info.run_id, "report.json")
+    assert report.is_relative_to(caller / "mlruns" / "dpib-digits_28")
+    assert sorted(path.name for path in caller.iterdir()) == ["mine.npz", "mlflow.db", "mlruns"]
+    assert not (repository / "mlruns").exists()
 
 
 def test_every_parameter_of_the_project_is_one_of_its_command(root):

@@ -40,9 +40,14 @@ clean:
 	rm -rf $(VENV)
 
 # `python3.11` is not everywhere called so; python3 serves where it is that version.
+FOUND = $(shell command -v $(PYTHON) || echo python3)
+NEEDED := import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and \
+	"dpib needs Python 3.11, and $(PYTHON) is %d.%d: make PYTHON=<a Python 3.11>" % v)
+
+# Asked before anything is made, and what an earlier attempt left is cleared.
 $(VENV)/bin/uv:
-	$(shell command -v $(PYTHON) || echo python3) -m venv $(VENV)
-	$(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "dpib needs Python 3.11")'
+	@$(FOUND) -c '$(NEEDED)'
+	$(FOUND) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet uv
 
 $(STAMP): requirements.lock $(VENV)/bin/uv

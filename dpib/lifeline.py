@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ LAUNCHER = "DPIB_LAUNCHER"
 """The environment variable in which a launcher of ours tells its children its process id."""
 _MLFLOW = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI")
 _POLL_SECONDS = 0.5
-_GRACE_SECONDS = 180.0
+_REQUEST_SECONDS = 2.0
+_REQUESTS = 90
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,17 @@ def mlflow_run() -> Process | None:
     return Process.of(pid) if python else None
 
 
+def return_to_caller() -> None:
+    """Go to the folder in which `mlflow run` was called: it starts its commands in the project's, or a clone's.
+
+    Relative paths and a local store are then those of whoever gave the command.
+    """
+    launcher = mlflow_run()
+    if launcher is not None:
+        with suppress(OSError):  # a folder that is gone, or another user's process
+            os.chdir(Path(f"/proc/{launcher.pid}/cwd").readlink())
+
+
 def hold() -> None:
     """End this process soon after the one that started it as part of a larger command has ended, by -9 included.
 
@@ -75,8 +88,10 @@ def _watch(lives: Callable[[], bool]) -> None:
     def watch() -> None:
         while lives():
             time.sleep(_POLL_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_GRACE_SECONDS)
+        # Again and again: what a handler raises is lost where it meets a bare `except`, as in some imports.
+        for _ in range(_REQUESTS):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_REQUEST_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="lifeline").start()

@@ -261,6 +261,7 @@ def closing(run: Run, pause: Callable[[], None], discreet: bool = False) -> Iter
     try:
         yield
     except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # asked again, the end is under way
         pause()
         run.finish("KILLED")
         raise

@@ -6,4 +6,6 @@ from dpib import lifeline
 
 if os.environ.get("RANK", "0") != "0":
     os.environ.setdefault("TQDM_DISABLE", "1")  # rank 0 alone shows progress
-lifeline.hold()  # before the imports that take seconds
+# Before the imports, which take seconds.
+lifeline.hold()
+lifeline.return_to_caller()

@@ -2,12 +2,15 @@
 
 import os
 import sys
+from pathlib import Path
 
 import torch
 
 from dpib import lifeline
 from dpib.config import Config
 from dpib.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def leads() -> bool:
@@ -37,6 +40,8 @@ def relaunched(config: Config, module: str) -> bool:
     # Processes that each take all cores are slower than one.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // config.processes)))
     os.environ[lifeline.LAUNCHER] = str(os.getpid())
+    # The project is not installed, and this may be another folder than the project's.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     how = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

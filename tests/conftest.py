@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.postgres import postgres  # noqa: F401 - a fixture for all
 
@@ -47,8 +47,8 @@ TINY_DIFFUSION = {
 
 torch.set_num_threads(1)
 
-# The same examples on every run; `pytest --hypothesis-profile=default` explores new ones.
-settings.register_profile("same", derandomize=True)
+# The same examples on every run, however slow the machine; `pytest --hypothesis-profile=default` explores new ones.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
 
 

@@ -18,7 +18,7 @@ def as_postgres(*command):
     """Run a command as an unprivileged user: PostgreSQL refuses to run as root."""
     prefix = [RUNUSER, "-u", "postgres", "--"] if os.geteuid() == 0 else []
     whole = [*prefix, *map(str, command)]
-    return subprocess.run(whole, capture_output=True, text=True, check=True, cwd="/", timeout=90)
+    return subprocess.run(whole, capture_output=True, text=True, check=True, cwd="/")
 
 
 def missing():

@@ -164,6 +164,33 @@ def test_an_address_without_a_tracking_server_is_one_line_at_once(web_server, mo
         assert "secret" not in str(caught.value)
 
 
+def test_the_run_of_a_launcher_is_closed_when_its_process_is_gone_and_put_away_after(store, run, monkeypatch):
+    client = mlflow.MlflowClient(store.uri)
+    launcher = client.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", launcher)
+    assert store.resume(run.id) is not None
+    assert client.get_run(launcher).info.run_name == f"launcher of {run.id}"
+    assert store.reap() == []  # its process, this one here, is at work
+    client.set_tag(launcher, "dpib.process", "1:0")
+    assert store.reap() == [launcher]
+    assert client.get_run(launcher).info.status == "KILLED"
+    assert store.reap() == []
+    assert client.get_run(launcher).info.lifecycle_stage == "deleted"
+    assert store.follow(launcher) == run.id
+
+
+def test_the_run_of_a_launcher_elsewhere_is_closed_after_the_real_one_only(store, run, monkeypatch):
+    client = mlflow.MlflowClient(store.uri)
+    launcher = client.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", launcher)
+    store.resume(run.id)
+    for key, value in {"dpib.host": "elsewhere", "dpib.heartbeat": "0"}.items():
+        client.set_tag(launcher, key, value)
+    assert store.reap() == []
+    client.set_terminated(run.id)
+    assert store.reap() == [launcher]
+
+
 def test_a_deleted_run_is_refused(store, run):
     mlflow.MlflowClient(store.uri).delete_run(run.id)
     with pytest.raises(UserError, match=f"run {run.id} was deleted: .*mlflow runs restore"):

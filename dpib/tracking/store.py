@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from dpib.errors import UserError
 from dpib.tracking import artifacts, timeless
 from dpib.tracking import launcher as launchers
-from dpib.tracking.opening import open_client
+from dpib.tracking.opening import database_file, open_client
 from dpib.tracking.run import Run, is_dead
 from dpib.tracking.view import VIEW_NAME, view_state
 
@@ -64,7 +64,7 @@ class Store:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name, tags=dict(tags)))
+                return str(self._client.create_experiment(name, artifact_location=self._place(name), tags=dict(tags)))
             except MlflowException:  # another process made it in between
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
@@ -73,6 +73,11 @@ class Store:
             print(f"experiment {name} had been deleted: it is restored, with its runs", file=sys.stderr)
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
+
+    def _place(self, experiment: str) -> str | None:
+        """Return where the artifacts of a new experiment go: beside a local database, else where the server wants."""
+        file = database_file(self.uri)
+        return None if file is None else str(file.resolve().parent / "mlruns" / experiment)
 
     def experiment_of(self, run_id: str) -> str:
         """Return the id of the experiment that a run belongs to."""

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow
@@ -17,6 +16,7 @@ from dpib.privacy.ledger import Account
 from dpib.tracking import Store
 from entrypoints.launch import culprit
 from tests.conftest import TINY_DIFFUSION
+from tests.processes import wait_for
 
 SMALL = {
     **TINY_DIFFUSION,
@@ -41,10 +41,8 @@ def command(stage, **changed):
     return [sys.executable, "-m", f"entrypoints.{stage}", *flags]
 
 
-def run(root, environment, words, timeout=300):
-    done = subprocess.run(
-        words, env=environment, cwd=root, capture_output=True, text=True, timeout=timeout, check=False
-    )
+def run(root, environment, words):
+    done = subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True, check=False)
     return done
 
 
@@ -59,11 +57,7 @@ def test_a_training_killed_by_nine_ends_with_the_steps_and_the_ledger_of_an_unbr
     words = command("train", train__steps="300")
     process = subprocess.Popen(words, env=environment, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     snapshots = tmp_path / "home" / "work"
-    end = time.monotonic() + 250
-    while not list(snapshots.glob("train-*/artifacts/checkpoints/snapshot.safetensors")):
-        assert process.poll() is None, "the training ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_for(lambda: list(snapshots.glob("train-*/artifacts/checkpoints/snapshot.safetensors")), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     (killed,) = mlflow.search_runs(search_all_experiments=True, output_format="list")

@@ -135,8 +135,9 @@ def test_a_shell_that_has_the_variables_of_mlflow_is_no_launcher(environment, ro
     assert mlflow_run() is None
 
 
+@pytest.mark.slow
 def test_mlflow_run_that_is_killed_leaves_nothing_at_work_and_no_run_open(environment, tiny, root, tmp_path):
-    keys = [word for key, value in {**tiny, "train.steps": "1000"}.items() for word in ("-P", f"{key}={value}")]
+    keys = [word for key, value in {**tiny, "train.steps": "4000"}.items() for word in ("-P", f"{key}={value}")]
     command = ["mlflow", "run", str(root), "--env-manager", "local", "-e", "train", *keys]
 
     def begin():
@@ -149,7 +150,9 @@ def test_mlflow_run_that_is_killed_leaves_nothing_at_work_and_no_run_open(enviro
     pid, _, began = training.data.tags["dpib.process"].partition(":")
     launcher.send_signal(signal.SIGKILL)
     launcher.wait()
-    assert ends(Process(int(pid), began))
+    assert ends(Process(int(pid), began), allowance=30.0)
+    # It did not come to its own end.
+    assert runs("attributes.status = 'FINISHED' and tags.`dpib.stage` = 'train'") == []
     assert begin().wait() == 0
     assert runs("attributes.status = 'FINISHED' and tags.`dpib.stage` = 'train'")[0].info.run_id == training.info.run_id
     Store().reap()
@@ -160,3 +163,29 @@ def test_mlflow_run_that_is_killed_leaves_nothing_at_work_and_no_run_open(enviro
 
 def runs(query):
     return mlflow.search_runs(search_all_experiments=True, filter_string=query, output_format="list")
+
+
+def test_a_request_to_end_that_is_lost_is_repeated(environment, tmp_path):
+    script = """
+import entrypoints, os, signal
+def lose(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise KeyboardInterrupt
+signal.signal(signal.SIGTERM, lose)
+try:
+    print(os.getpid(), flush=True)
+    while True:
+        sum(range(10**5))
+except:
+    pass
+while True:
+    sum(range(10**5))
+"""
+    run = f"subprocess.run([sys.executable, '-c', {script!r}])"
+    outer = f"import os, subprocess, sys; os.environ['DPIB_LAUNCHER'] = str(os.getpid()); {run}"
+    launcher = subprocess.Popen([sys.executable, "-c", outer], env=environment, stdout=subprocess.PIPE, text=True)
+    child = Process.of(int(launcher.stdout.readline()))
+    launcher.kill()
+    launcher.wait()
+    launcher.stdout.close()
+    assert ends(child)

@@ -1,6 +1,7 @@
 """The MLflow project itself: through the real `mlflow run`, and killed for real."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,12 +9,14 @@ import time
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 import yaml
 
 from dpib.config.schema import Config
 from dpib.section import dotted_keys
 from dpib.tracking import Store
+from tests.processes import wait_for
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def environment(tracking_uri):
 
 def project_run(root, environment, *arguments):
     command = ["mlflow", "run", str(root), "--env-manager", "local", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_mlflow_run_does_the_main_job(root, environment, tiny, tracking_uri):
@@ -46,6 +49,33 @@ def test_mlflow_run_does_the_main_job(root, environment, tiny, tracking_uri):
     refused = project_run(root, environment, "-e", "generate", "-P", f"train_run={launched}", "-P", "train.lr=1")
     assert refused.returncode != 0
     assert "Error: train.lr belongs to the train stage" in refused.stderr
+
+
+def test_a_project_from_a_git_address_works_in_the_folder_of_its_caller(root, environment, tiny, tmp_path):
+    repository, caller = tmp_path / "repository", tmp_path / "caller"
+    repository.mkdir()
+    caller.mkdir()
+    for name in ("MLproject", "conda.yaml", "configs", "dpib", "entrypoints"):
+        copy = shutil.copytree if (root / name).is_dir() else shutil.copy
+        copy(root / name, repository / name)
+    git = ["git", "-C", str(repository), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *words], check=True)
+    np.savez(
+        caller / "mine.npz", x=np.zeros((100, 28, 28), np.uint8) + np.arange(28, dtype=np.uint8), y=np.arange(100) % 10
+    )
+    keys = [word for key, value in tiny.items() if key.startswith("eval") for word in ("-P", f"{key}={value}")]
+    own = {key: value for key, value in environment.items() if key != "MLFLOW_TRACKING_URI"}
+    command = ["mlflow", "run", f"file://{repository}", "--env-manager", "local", "-e", "evaluate"]
+    words = [*command, "-P", "gen=mine.npz", "-P", "dataset=digits_28", *keys]
+    done = subprocess.run(words, env=own, cwd=caller, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    store = Store(f"sqlite:///{caller / 'mlflow.db'}")
+    (record,) = mlflow.MlflowClient(store.uri).search_runs([store.experiment("digits_28", "")])
+    report = store.fetch(record.info.run_id, "report.json")
+    assert report.is_relative_to(caller / "mlruns" / "dpib-digits_28")
+    assert sorted(path.name for path in caller.iterdir()) == ["mine.npz", "mlflow.db", "mlruns"]
+    assert not (repository / "mlruns").exists()
 
 
 def test_every_parameter_of_the_project_is_one_of_its_command(root):
@@ -74,6 +104,20 @@ def test_conda_and_lock_are_the_same_environment(root):
     assert not any(line.startswith("--") for line in lock.splitlines())
 
 
+def test_another_python_is_refused_before_an_environment_is_made_from_it(root, tmp_path):
+    shutil.copy(root / "Makefile", tmp_path)
+    (tmp_path / "requirements.lock").touch()
+    other = tmp_path / "python3.12"
+    told = "import sys; sys.version_info = (3, 12, 1); exec(sys.argv[2])"
+    other.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{told}" "$@"\n')
+    other.chmod(0o755)
+    command = ["make", f"PYTHON={other}", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"dpib needs Python 3.11, and {other} is 3.12: make PYTHON=<a Python 3.11>" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
 def start_training(environment, tiny, root, *extra):
     flags = [f"--{key}={value}" for key, value in {**tiny, "train.steps": "4000"}.items()]
     return subprocess.Popen(
@@ -82,15 +126,10 @@ def start_training(environment, tiny, root, *extra):
     )  # fmt: skip
 
 
-def wait_for_release(home, process, timeout=120):
+def wait_for_release(home, process):
     """Return the bytes of the finished release as soon as it is on disk."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        for path in home.glob("work/train-*/private/train-embedding.safetensors"):
-            return path, path.read_bytes()
-        assert process.poll() is None, "training ended before it could be killed"
-        time.sleep(0.05)
-    raise AssertionError("no release appeared")
+    (path,) = wait_for(lambda: list(home.glob("work/train-*/private/train-embedding.safetensors")), process)
+    return path, path.read_bytes()
 
 
 @pytest.fixture
@@ -98,7 +137,6 @@ def killed(environment, tiny, root, tmp_path):
     """Return (release, its bytes) of a main run that was killed by -9 while its generator was fitted."""
     process = start_training(environment, tiny, root)
     path, content = wait_for_release(tmp_path / "home", process)
-    time.sleep(1)
     process.send_signal(signal.SIGKILL)
     process.wait()
     return path, content
@@ -121,7 +159,7 @@ def test_a_killed_run_is_resumed_by_the_same_command(killed, environment, tiny, 
         except FileNotFoundError:
             break
         time.sleep(0.05)
-    assert process.wait(timeout=200) == 0
+    assert process.wait() == 0
     after = states()
     assert {s: r for s, (r, _) in after.items() if s in before} == {s: r for s, (r, _) in before.items()}
     assert {status for _, status in after.values()} == {"FINISHED"}
@@ -133,7 +171,7 @@ def test_a_killed_run_is_resumed_by_the_same_command(killed, environment, tiny, 
 def test_a_killed_run_can_be_started_afresh(killed, environment, tiny, root):
     before = states()
     process = start_training(environment, tiny, root, "--resume=false")
-    assert process.wait(timeout=200) == 0
+    assert process.wait() == 0
     found = mlflow.search_runs(search_all_experiments=True, output_format="list")
     status = {r.info.run_id: r.info.status for r in found}
     assert {status[run] for run, _ in before.values()} == {"KILLED"}

@@ -42,13 +42,13 @@ def start(root, tmp_path, database, port, **changed):
 @pytest.mark.parametrize("missing", REQUIRED)
 def test_the_server_does_not_start_without_its_settings(root, tmp_path, missing):
     process = start(root, tmp_path, "sqlite:///none.db", 1, **{missing: ""})
-    assert process.wait(timeout=120) == 1
+    assert process.wait() == 1
     assert f"set {missing} first" in process.stderr.read()
 
 
 def test_the_server_does_not_start_with_a_known_password(root, tmp_path):
     process = start(root, tmp_path, "sqlite:///none.db", 1, MLFLOW_AUTH_ADMIN_PASSWORD="password1234")
-    assert process.wait(timeout=120) == 1
+    assert process.wait() == 1
 
 
 def status(port, user=None, host=None):
@@ -58,7 +58,7 @@ def status(port, user=None, host=None):
     if host:
         request.add_header("Host", host)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -72,10 +72,8 @@ def test_clients_need_the_address_and_a_login_only(root, tmp_path, postgres, mon
     admin = "admin:correct horse battery"
     process = start(root, tmp_path, postgres, port)
     try:
-        for _ in range(240):
-            if status(port) is not None or process.poll() is not None:
-                break
-            time.sleep(1)
+        while status(port) is None and process.poll() is None:
+            time.sleep(0.5)
         assert process.poll() is None, process.stderr.read()
         assert status(port) == 401
         assert status(port, "admin:password1234") == 401
@@ -90,4 +88,4 @@ def test_clients_need_the_address_and_a_login_only(root, tmp_path, postgres, mon
         assert [path.read_text() for path in (tmp_path / "artifacts").rglob("a.txt")] == ["hello"]
     finally:
         os.killpg(process.pid, 15)
-        process.wait(timeout=30)
+        process.wait()

@@ -37,7 +37,7 @@ from dpib.privacy.ledger import LEDGER, Account
 from dpib.section import validated
 from dpib.stages.generate import GEN
 from dpib.stages.pretrain import FINAL
-from dpib.sweeps import job as jobs
+from dpib.sweeps import slot as slots
 from dpib.sweeps import winner
 from dpib.sweeps.launch import Order, run_sweep
 from dpib.sweeps.spec import Sweep
@@ -186,7 +186,7 @@ def sweep(world: World, home: str, draw: random.Random) -> Callable[[], dict[str
 
 def _lose_a_worker(world: World, other: str) -> None:
     """Let the first trial die after its training, and be begun again on the other machine."""
-    original, died = jobs._classify, []
+    original, died = slots._classify, []
 
     def classify(*arguments: object) -> object:
         if not died:
@@ -195,7 +195,7 @@ def _lose_a_worker(world: World, other: str) -> None:
             raise ConnectionError("the worker is gone")
         return original(*arguments)  # type: ignore[arg-type]
 
-    jobs._classify = classify  # type: ignore[assignment]
+    slots._classify = classify  # type: ignore[assignment]
 
 
 COMMANDS = (train, train, train, generate, generate, evaluate, evaluate, evaluate, sweep)

@@ -5,23 +5,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
-from dpib import checkpoint
-from dpib.checkpoint import State
 from dpib.config import Config
 from dpib.config.fingerprint import fingerprint
 from dpib.data.catalog import Card, home
 from dpib.distributed import World
 from dpib.errors import UserError
 from dpib.follower import announce, follow
-from dpib.grids import grid
-from dpib.images import Images
 from dpib.journal import Identity, Journal
-from dpib.privacy.ledger import LEDGER, Account
 from dpib.section import dump_yaml
+from dpib.stage_log import StageLog
 from dpib.stages.context import Context
 from dpib.tracking import Run, Store
 from dpib.workspace import Workspace
@@ -64,54 +59,6 @@ class Stage:
     label: str | None = None
     timed: bool = True
     discreet: bool = False
-
-
-class StageLog:
-    """The `Log` of a running stage: tracked curves and grids, a log file, snapshots."""
-
-    def __init__(self, run: Run, workspace: Workspace, snapshot: Path) -> None:
-        self._run = run
-        self._workspace = workspace
-        self._snapshot = snapshot
-        self._file = workspace.artifacts / "logs" / "stage.log"
-        self._file.parent.mkdir(exist_ok=True)
-        self._ledger = workspace.artifacts / LEDGER
-        self._told: int | None = None
-
-    def say(self, text: str) -> None:
-        """Print a line and keep it in `logs/stage.log`."""
-        print(text, file=sys.stderr, flush=True)
-        with self._file.open("a", encoding="utf-8") as handle:
-            handle.write(text + "\n")
-
-    def curve(self, name: str, value: float, step: int) -> None:
-        """Track a number by step."""
-        self._tell_ledger()
-        self._run.curve(name, value, step)
-
-    def grid(self, name: str, images: Images, step: int) -> None:
-        """Track a grid of synthetic images by step, ten to a row."""
-        self._tell_ledger()
-        self._run.image(name, grid(images.x, 10), step)
-
-    def save(self, state: State) -> None:
-        """Replace the snapshot."""
-        checkpoint.save(self._snapshot, state)
-        self._workspace.pause()
-
-    def restored(self) -> State | None:
-        """Return the snapshot of an interrupted attempt."""
-        return checkpoint.load(self._snapshot) if self._snapshot.is_file() else None
-
-    def tainted(self) -> bool:
-        """Return whether the stage's ledger says that its noise was not private."""
-        return self._ledger.is_file() and Account.parse(self._ledger.read_text(encoding="utf-8")).tainted
-
-    def _tell_ledger(self) -> None:
-        """Track the ledger before what it speaks of: a run that is killed keeps it beside the grids it has shown."""
-        if self._ledger.is_file() and (changed := self._ledger.stat().st_mtime_ns) != self._told:
-            self._run.artifact(self._ledger, str(LEDGER.parent))
-            self._told = changed
 
 
 def execute(stage: Stage, config: Config, card: Card, store: Store, parent: str | None = None) -> Result:

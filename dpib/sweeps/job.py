@@ -1,37 +1,26 @@
-"""A sweep as its workers know it, and the work on one of its slots as a tracked run."""
+"""A sweep as its workers know it: what its trials share, and what it pays by."""
 
-import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from dpib.atomic import write_text
 from dpib.config import Config, from_text, overlaid
 from dpib.config.fingerprint import source_digest
 from dpib.data.catalog import Card
-from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
-from dpib.images import Images
 from dpib.metrics.utility import accuracy
-from dpib.pipeline import run_pretrain
-from dpib.privacy import accounting
-from dpib.privacy.events import Charge, Plan
-from dpib.privacy.ledger import LEDGER, Account, Ledger
-from dpib.runner import Result, Stage, execute
+from dpib.privacy.events import Charge
+from dpib.privacy.ledger import Account, Ledger
 from dpib.section import dump_yaml
 from dpib.sensitive import Sensitive
-from dpib.spendings import TAG, Spendings
+from dpib.spendings import Spendings
 from dpib.stages.context import Context
-from dpib.stages.evaluate import evaluate, tester
-from dpib.stages.generate import GEN
-from dpib.stages.pretrain import FINAL
-from dpib.stages.train import started
-from dpib.sweeps import modes, trial
+from dpib.stages.evaluate import tester
+from dpib.sweeps import trial
 from dpib.sweeps.book import Book
-from dpib.sweeps.space import Point, changes, independent, logged
+from dpib.sweeps.space import Point, changes, independent
 from dpib.sweeps.spec import Sweep
-from dpib.tracking import Run, Store
+from dpib.tracking import Store
 
 
 @dataclass(frozen=True)
@@ -116,66 +105,9 @@ class Job:
         return overlaid(self.config, {**changes(point, self.spec.space), "reuse": True, "resume": True})
 
 
-def run_trial(
-    job: Job, slot: int, point: Point, stop: trial.Stop, begun: Callable[[str], None]
-) -> tuple[Result, float | None]:
-    """Return the tracked run of one slot and its score for Optuna, or None where it was given up.
-
-    Args:
-        job: the sweep.
-        slot: which trial.
-        point: where in the space.
-        stop: decides at every epoch whether to give up.
-        begun: told the id of the run as soon as there is one.
-
-    Raises:
-        BudgetError: when the cap does not allow it; nothing was released.
-    """
-    config, spec = job.at(point), job.spec
-    charges = _training(job, config)
-    if charges:
-        job.book.allows(_plan(job, slot, charges).named(), "train")
-
-    def work(context: Context, run: Run | None) -> dict[str, float]:
-        assert run is not None
-        begun(run.id)
-        run.params(logged(point, spec.space), "sweep.")
-        run.tag({"dpib.sweep": job.parent, "dpib.sweep_mode": spec.mode})
-        if spec.mode == "public":
-            return _public(job, context)
-        run.tag({TAG: ",".join(job.purse().own)})
-        images = _images(job, slot, context, charges)
-        metrics = _classify(job, slot, context, images, stop)
-        account = closed(job.book.account(), job.spec.epsilon_total or config.epsilon)
-        trial.restate(context, account)
-        if not account.tainted and spec.mode != "unaccounted":
-            metrics["privacy/epsilon_trial"] = _price(job, charges, "sweep/score" in metrics)
-        return metrics
-
-    label = f"trial-{slot:03d}"
-    private = spec.mode != "unaccounted"
-    stage = Stage("trial", work, (job.study, label), private=private, private_snapshot=True, label=label)
-    result = execute(stage, config, job.card, job.store, job.parent)
-    return result, result.metrics.get(score_name(spec))
-
-
 def closed(account: Account, cap: float) -> Account:
     """Return an account with the cap of its sweep, or with what it came to where the mode knows no cap."""
     return account.model_copy(update={"epsilon": max(cap, account.spent())})
-
-
-def _training(job: Job, config: Config) -> tuple[Charge, ...]:
-    """Return the calibrated charges of one trial's training on the sensitive images.
-
-    Raises:
-        UserError: when they differ from those of other trials where a sampler that learns proposed them.
-    """
-    if job.spec.kind == "classifier" or job.spec.mode == "public":
-        return ()
-    charges = trial.training_plan(config, job.card, job.sensitive.account())
-    if job.training is not None and charges != job.training:
-        raise UserError(modes.UNEQUAL)
-    return charges
 
 
 def equal_plans(job: Job, points: Sequence[Point] = ()) -> tuple[Charge, ...] | None:
@@ -189,102 +121,11 @@ def equal_plans(job: Job, points: Sequence[Point] = ()) -> tuple[Charge, ...] | 
     return plans[0] if all(plan == plans[0] for plan in plans) else None
 
 
-def _plan(job: Job, slot: int, charges: tuple[Charge, ...], attempt: int = 1) -> Plan:
-    return Plan(charges, modes.trial_id(job.study, slot, "", attempt))
-
-
-def score_name(spec: Sweep) -> str:
-    """Return the metric of a trial that Optuna is told."""
-    return {"public": spec.score.metric, "one_shot": "sweep/synthetic_accuracy"}.get(spec.mode, "sweep/score")
-
-
-def _images(job: Job, slot: int, context: Context, charges: tuple[Charge, ...]) -> Images:
-    """Return the images of a trial: the given ones, or those of a synthesizer that is trained under its charges."""
-    if job.generate_run is not None:
-        return read_gen(job.store.fetch(job.generate_run, str(GEN)), job.card)[0]
-    pretrained = _pretrained(job, context.config)
-    start = started(context, job.sensitive, job.book.account(), pretrained)
-    job.book.learn(start.public)
-    plan = _plan(job, slot, charges, job.book.attempt(slot, _place(context.private)))
-    account = job.book.reserve(plan.named(), "train")
-    job.sensitive.remember(account.origins[-1])
-    write_text(context.artifacts / LEDGER, closed(account, job.spec.epsilon_total or context.config.epsilon).text())
-    trial.synthesize(context, job.sensitive, pretrained, plan, account)
-    return read_gen(context.artifacts / GEN, job.card)[0]
-
-
-def _place(folder: Path) -> str:
-    """Return the name of the place that holds a trial's noise, made up when the trial begins there."""
-    path = folder / "place.txt"
-    if not path.is_file():
-        write_text(path, secrets.token_hex(8))
-    return path.read_text()
-
-
-def _pretrained(job: Job, config: Config) -> Path | None:
-    """Return the checkpoint of a pretraining on public images; trials that agree on it share one run."""
-    if config.public is None:
-        return None
-    return job.store.fetch(run_pretrain(config, job.card, job.store, job.parent).run_id, str(FINAL))
-
-
-def _classify(job: Job, slot: int, context: Context, images: Images, stop: trial.Stop) -> dict[str, float]:
-    fitted = trial.fit(context, images, stop)
-    if fitted is None:
-        context.log.say(f"trial {slot}: given up, others were better at this epoch")
-        return {}
-    trial.keep(context.artifacts / trial.CLASSIFIER, fitted)
-    metrics = {"sweep/synthetic_accuracy": fitted.synthetic}
-    if job.charge is not None:
-        n = job.sensitive.account().scopes["val"]
-        metrics["sweep/score"] = 100 * _score(job, slot, context, fitted) / n
-    if context.config.oracle:
-        metrics["oracle/test_accuracy"] = tested(job, context, fitted.predict)
-    return metrics
-
-
-def _score(job: Job, slot: int, context: Context, fitted: trial.Fitted) -> float:
-    """Return the noised count of a slot: the one it has released already, or a new one."""
-    assert job.charge is not None
-    name = modes.trial_id(job.study, slot, "score")
-    earlier = job.book.released(name)
-    if earlier is not None:
-        context.log.say(f"trial {slot}: its score was released before the interruption and stays")
-        return earlier
-    charge = replace(job.charge, name=name)
-    account = job.spend([charge])
-    return job.book.publish(name, trial.release(context, job.sensitive, charge, account, fitted.predict))
-
-
 def tested(job: Job, context: Context, predict: Callable[..., Any]) -> float:
     """Return the accuracy in percent on real test images: an un-noised figure, declared as such."""
     account = job.book.declare("utility", "test", "accuracy of the trained classifiers on real test images")
     yardstick = job.sensitive.yardstick("test", Ledger(account, context.private / "yardstick.json"))
     return accuracy(tester(yardstick)("trial", predict))
-
-
-def _public(job: Job, context: Context) -> dict[str, float]:
-    """Run every stage on the proxy as if it were sensitive, since the noise is part of what is tuned."""
-    config, sensitive = context.config, job.sensitive
-    plan = trial.training_plan(config, job.card, sensitive.account())
-    account = trial.spent_on(plan, sensitive.account())
-    trial.synthesize(context, sensitive, _pretrained(job, config), Plan(plan), account)
-    images, _ = read_gen(context.artifacts / GEN, job.card)
-    metrics = evaluate(trial.part(context, "evaluate"), sensitive, images, account, True, trial.OwnPurse())
-    if job.spec.score.metric not in metrics:
-        known = ", ".join(sorted(m for m in metrics if not m.startswith("privacy/")))
-        raise UserError(f"sweep.score.metric={job.spec.score.metric} is not computed here; there are {known}")
-    kept = {name: value for name, value in metrics.items() if not name.startswith("privacy/")}
-    return {**kept, "privacy/epsilon_trial": 0.0}
-
-
-def _price(job: Job, plan: tuple[Charge, ...], scored: bool) -> float:
-    """Return what one trial costs by itself: the larger of its scopes."""
-    account = job.sensitive.account()
-    events = modes.events_of(plan, account, "train")
-    if scored and job.charge is not None:
-        events += modes.events_of([replace(job.charge, name="score")], account, "val")
-    return accounting.spent(events, account.delta, account.accountant)
 
 
 def _charge(memo: dict[str, Any]) -> Charge:

@@ -11,7 +11,8 @@ from dpib import seeding
 from dpib.errors import UserError
 from dpib.privacy.ledger import BudgetError
 from dpib.runner import Result
-from dpib.sweeps.job import Job, run_trial
+from dpib.sweeps.job import Job
+from dpib.sweeps.slot import run_trial
 from dpib.sweeps.space import suggest
 from dpib.sweeps.spec import Sweep
 from dpib.sweeps.study import Progress, Study

@@ -12,7 +12,7 @@ from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
 from dpib.stages.pretrain import FINAL
-from dpib.sweeps import job as jobs
+from dpib.sweeps import slot as slots
 from dpib.sweeps.book import Book
 from dpib.sweeps.launch import run_sweep
 from tests.sweeps.test_sweeps import base, children, images, ledger, order, store  # noqa: F401 - fixtures
@@ -35,7 +35,7 @@ def dies_once(monkeypatch, tmp_path):
     """Make the first trial fail after its training; what is left of it stays here, or on another machine."""
 
     def arrange(elsewhere):
-        original, died = jobs._classify, []
+        original, died = slots._classify, []
 
         def classify(*arguments):
             if not died:
@@ -45,7 +45,7 @@ def dies_once(monkeypatch, tmp_path):
                 raise ConnectionError("the worker is gone")
             return original(*arguments)
 
-        monkeypatch.setattr(jobs, "_classify", classify)
+        monkeypatch.setattr(slots, "_classify", classify)
 
     return arrange
 

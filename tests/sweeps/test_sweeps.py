@@ -14,8 +14,8 @@ from dpib.pipeline import run_evaluate, run_generate, run_train
 from dpib.privacy.ledger import Account
 from dpib.section import parse_yaml, validated
 from dpib.stages.generate import GEN
-from dpib.sweeps import job as jobs
 from dpib.sweeps import secret, trial
+from dpib.sweeps import slot as slots
 from dpib.sweeps.launch import Order, run_sweep
 from dpib.sweeps.spec import Sweep
 from dpib.tracking import Store
@@ -152,9 +152,9 @@ def test_a_trial_that_is_begun_again_returns_the_release_it_made(order, images, 
             raise ConnectionError("the server is away just after the release")
         return value
 
-    original_score = jobs._score
+    original_score = slots._score
     monkeypatch.setattr(trial, "release", counted)
-    monkeypatch.setattr(jobs, "_score", trips)
+    monkeypatch.setattr(slots, "_score", trips)
     found = run_sweep(order(images, mode="compose", trials=2), store)
     assert found.metrics["sweep/trials"] == 2
     assert len(released) == 2

@@ -104,14 +104,14 @@ class Tally:
     def epsilon(self, artifact: Artifact, account: Account) -> float:
         """Return the largest epsilon of any image of the account's data set, from the draws that touched it.
 
-        That the images of another name are the same ones can only be known where both were.
+        That the images of another name are the same ones can only be known where both were trained on.
         """
-        draws = [self._draws[key] for key in sorted(self._behind[artifact["id"]])]
-        home = self._folder / f"home-{artifact['home']}"
-        draws = [draw for draw in draws if draw["dataset"] == account.dataset or Path(draw["home"]) == home]
+        behind = [self._draws[key] for key in sorted(self._behind[artifact["id"]])]
+        own = [draw for draw in behind if draw["dataset"] == account.dataset]
+        homes = {draw["home"] for draw in own}
+        draws = own + [draw for draw in behind if draw["dataset"] != account.dataset and draw["home"] in homes]
         touched = [set(draw["records"]) for draw in draws]
-        own = [those for those, draw in zip(touched, draws, strict=True) if draw["dataset"] == account.dataset]
-        records = set().union(*own)
+        records = set().union(*touched[: len(own)])
         together = {tuple(i for i, those in enumerate(touched) if record in those) for record in records}
         return max((_composed([draws[i] for i in each], account) for each in together if each), default=0.0)
 

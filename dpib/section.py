@@ -39,17 +39,16 @@ Text = Annotated[str, BeforeValidator(_as_text)]
 Positive = Annotated[int, Field(gt=0)]
 
 
-class _Plain:
-    """Plain words as people mean them: 010 is ten, 12:30 and 2024-01-01 are text, 1e-3 is a number, none is null."""
+class _Loader(yaml.SafeLoader):
+    """YAML with plain words as people mean them: 010 is ten, 12:30 and 2024-01-01 are texts, none is null.
+
+    It reads no aliases, which can grow without end, and takes a key that stands twice for an error.
+    """
 
     yaml_implicit_resolvers = {
         first: [(tag, form) for tag, form in known if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-
-
-class _Loader(_Plain, yaml.SafeLoader):
-    """YAML without aliases, which can grow without end, and with a key that stands twice an error."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -75,7 +74,7 @@ class _Loader(_Plain, yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class _Dumper(_Plain, yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):
     """Quotes a text that `_Loader` would read as something else."""
 
     def ignore_aliases(self, data: Any) -> bool:

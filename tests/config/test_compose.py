@@ -347,6 +347,11 @@ def test_no_error_repeats_what_is_too_long_to_read(key, text):
     assert "\n" not in str(error.value)
 
 
+def test_aliases_are_not_read():
+    with pytest.raises(UserError, match=r"aliases \(\*name\) are not read"):
+        parse_yaml("[&a [1, 2], *a]", "f")
+
+
 def test_numbers_are_what_people_mean():
     numbers = {"010": 10, "-3": -3, "1e3": 1000.0, ".5": 0.5, "2.": 2.0, ".inf": math.inf}
     texts = {text: text for text in ("12:30", "2024-01-01", "0x10")}

@@ -5,6 +5,7 @@ from pathlib import Path
 from dpib.data.catalog import Card, find_card
 from dpib.errors import UserError
 from dpib.images import Images, set_digest
+from dpib.paths import written_path
 from dpib.privacy.ledger import Public
 from dpib.public import read_public
 from dpib.sensitive import Sensitive
@@ -59,7 +60,7 @@ def checked(source: Public, sensitive: Sensitive, card: Card, configured_root: s
 
 
 def _alike(name: str, card: Card, root: Path) -> bool:
-    folder = Path(name).expanduser()
+    folder = written_path(name)
     if folder.is_dir():
         return folder.resolve() == (root / card.name).resolve()
     try:

@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from dpib.config import Config, from_text
 from dpib.config.fingerprint import stage_slice
 from dpib.config.schema import flatten
@@ -14,6 +16,8 @@ from dpib.data.prepare import prepare
 from dpib.data.synthetic import doubts, read_gen
 from dpib.errors import UserError, absence
 from dpib.overlap import refuse_alike
+from dpib.paths import written_path
+from dpib.privacy.events import Plan
 from dpib.privacy.ledger import LEDGER, Account
 from dpib.privacy.lineage import about
 from dpib.runner import Result, Stage, execute
@@ -25,8 +29,8 @@ from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
 from dpib.stages.fidelity import require_weights
 from dpib.stages.generate import GEN, SAMPLE, generate
-from dpib.stages.pretrain import FINAL, pretrain, sources
-from dpib.stages.train import train
+from dpib.stages.pretrain import FINAL, make, pretrain, sources
+from dpib.stages.train import calibrated, train
 from dpib.tracking import Run, Store
 
 
@@ -51,7 +55,7 @@ def run_pretrain(config: Config, card: Card, store: Store, parent: str | None = 
     if config.public is None:
         raise UserError("nothing to pretrain on: give -P public=<data set or image folder>")
     refuse_alike(config.public, card, data_root(config.data_root))
-    folder = Path(config.public).expanduser().is_dir()
+    folder = written_path(config.public).is_dir()
     contexts = {} if folder else {"public": find_card(config.public, data_root(config.data_root))}
     stage = Stage("pretrain", lambda context, _: pretrain(context), contexts=contexts, parallel=True, any_dataset=True)
     return execute(stage, config, card, store, parent)
@@ -73,6 +77,17 @@ class Start:
     def path(self, store: Store) -> Path | None:
         """Return the checkpoint, fetched if need be."""
         return store.fetch(self.run, str(FINAL)) if self.run else self.file
+
+
+def require_budget(config: Config, card: Card) -> None:
+    """Refuse a plan that its budget cannot pay, before anything is pretrained for it.
+
+    Raises:
+        UserError: when it cannot.
+    """
+    account = fresh_account(config, card)
+    plan = Plan(calibrated(make(config, card, torch.device("cpu")), account))
+    account.require(plan.events("train", account.scopes["train"], account.relation))
 
 
 def run_train(
@@ -175,6 +190,7 @@ def run_main(config: Config, card: Card, store: Store, start: Start | None = Non
     if config.public is not None:
         refuse_alike(config.public, card, data_root(config.data_root))
     require_pretraining(config, start not in (None, Start()))
+    require_budget(config, card)
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
         own = run.id if run else None

@@ -14,6 +14,7 @@ import click
 
 from dpib.data.catalog import home
 from dpib.errors import UserError, explain
+from dpib.paths import written_path
 from dpib.pipeline import Start, find_stage
 from dpib.runner import Result
 from dpib.tracking import Store
@@ -111,7 +112,7 @@ def start(pretrain_run: str, checkpoint: str, store: Store) -> Start | None:
         raise UserError("give -P pretrain_run=<run id> or -P checkpoint=<file>, not both")
     if run is not None:
         return Start(run=find_stage(run, "pretrain", store))
-    return Start(file=Path(file).expanduser()) if file is not None else None
+    return Start(file=written_path(file)) if file is not None else None
 
 
 def open_store() -> Store:

@@ -1,12 +1,12 @@
 """Make the tables and figures of a suite, or of all main runs of an experiment, again."""
 
 import json
-from pathlib import Path
 
 import click
 
 from analysis import report
 from dpib.errors import UserError
+from dpib.paths import written_path
 from entrypoints import cli
 
 
@@ -20,7 +20,7 @@ def main(suite_run: str, experiment: str, out: str) -> None:
     suite, name, store = cli.given(suite_run), cli.given(experiment), cli.open_store()
     if (suite is None) == (name is None):
         raise UserError("give either -P suite_run=<run id> or -P experiment=<name>")
-    folder = Path(out).expanduser()
+    folder = written_path(out)
     folder.mkdir(parents=True, exist_ok=True)
     if suite is not None:
         cells = json.loads(store.fetch(store.follow(suite), "cells.json").read_text())

@@ -3,7 +3,7 @@
 import click
 
 from dpib.config import compose
-from dpib.pipeline import Start, run_pretrain, run_train
+from dpib.pipeline import Start, require_budget, run_pretrain, run_train
 from entrypoints import cli
 from entrypoints.launch import relaunched
 
@@ -16,6 +16,7 @@ def main(pretrain_run: str, checkpoint: str, keys: tuple[str, ...]) -> None:
     config, card = compose(cli.overrides(keys))
     if relaunched(config, "entrypoints.train"):
         return
+    require_budget(config, card)
     store = cli.open_store()
     start = cli.start(pretrain_run, checkpoint, store)
     if start is None and config.public is not None:

@@ -8,6 +8,7 @@ import click
 
 from dpib.data import npz
 from dpib.errors import UserError, absence
+from dpib.paths import written_path
 from dpib.privacy.ledger import LEDGER, Account
 from dpib.privacy.verify import verify
 from dpib.tracking import Store
@@ -38,7 +39,7 @@ def read(source: str) -> tuple[Account, float | None]:
     Raises:
         UserError: when there is no such file or run, or it holds no ledger.
     """
-    path = Path(source).expanduser()
+    path = written_path(source)
     if path.suffix == ".npz":
         return _from_npz(path)
     if path.is_file():

@@ -120,6 +120,16 @@ class Account(BaseModel):
             return accounting.spent(events, self.delta, self.accountant)
         return accounting.composed(events, self.delta, self.accountant)
 
+    def require(self, events: Sequence[Event]) -> None:
+        """Raise `BudgetError` where the budget does not hold `events` on top of what was spent."""
+        total = self.total_of([*self.events, *events])
+        if total > self.epsilon * SLACK:
+            names = ", ".join(event.id for event in events)
+            raise BudgetError(
+                f"{names} would bring epsilon to {total:.4g}, over the budget of {self.epsilon:g}: "
+                "raise epsilon or the noise"
+            )
+
     def touching(self, scope: Scope) -> list[Event]:
         """Return the events that an image of `scope` may have taken part in, as events of that scope."""
         if self.disjoint:
@@ -189,16 +199,9 @@ class Ledger:
             if event.id not in known:
                 known[event.id] = event
                 fresh.append(event)
-        events = [*self.account.events, *fresh]
-        total = self.account.total_of(events)
-        if total > self.account.epsilon * SLACK:
-            names = ", ".join(event.id for event in fresh)
-            raise BudgetError(
-                f"{names} would bring epsilon to {total:.4g}, over the budget of {self.account.epsilon:g}: "
-                "raise epsilon or the noise"
-            )
+        self.account.require(fresh)
         if fresh:
-            self._store(self.account.model_copy(update={"events": events}))
+            self._store(self.account.model_copy(update={"events": [*self.account.events, *fresh]}))
             self.account.events.extend(fresh)
 
     def carry(self, account: Account) -> None:

@@ -104,7 +104,7 @@ def calibrated(synthesizer: Synthesizer, account: Account) -> tuple[Charge, ...]
             relation=account.relation,
             epsilon=account.epsilon,
             delta=account.delta,
-            already=[event for event in account.events if event.id not in own],
+            already=[event for event in account.touching("train") if event.id not in own],
             accountant=account.accountant,
         )
     except ValueError as error:

@@ -79,8 +79,10 @@ class Book:
 
     def allows(self, charges: Sequence[Charge], scope: Scope) -> None:
         """Raise `BudgetError` where `reserve` would; nothing is charged."""
-        with tempfile.TemporaryDirectory() as folder:
-            Ledger(self.account(), Path(folder) / "ledger.json").reserve(charges, scope)
+        account = self.account()
+        known = {event.id for event in account.events}
+        events = [charge.event(scope, account.scopes[scope], account.relation) for charge in charges]
+        account.require([event for event in events if event.id not in known])
 
     def attempt(self, slot: int, place: str) -> int:
         """Return which attempt at a slot the work in `place` is: a place keeps its number, a new one takes the next.

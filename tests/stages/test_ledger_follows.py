@@ -14,7 +14,7 @@ from dpib.config import compose
 from dpib.data.catalog import Sizes, Source, find_card
 from dpib.errors import UserError
 from dpib.methods.kernel import MeanEmbedding
-from dpib.pipeline import Start, file_digest, run_evaluate, run_generate, run_prepare, run_pretrain, run_train
+from dpib.pipeline import Start, file_digest, run_evaluate, run_generate, run_main, run_prepare, run_pretrain, run_train
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
 from dpib.stages.pretrain import FINAL
@@ -256,3 +256,9 @@ def test_no_name_of_a_sensitive_file_reaches_the_store(store, tmp_path, digits_r
     everything = json.dumps([run.data.tags, run.data.params])
     kept = [path.read_bytes() for path in (tmp_path / "mlruns").rglob("*") if path.is_file()]
     assert not any(b"john" in content for content in [everything.encode(), *kept])
+
+
+def test_a_budget_that_cannot_hold_is_refused_before_anything_is_pretrained(small, store):
+    with pytest.raises(UserError, match=r"over the budget of 0\.5"):
+        run_main(*small(epsilon=0.5, train__noise_multiplier=0.5, public="glyphs_28"), store)
+    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []

@@ -52,7 +52,6 @@ class Charge:
     epsilon: float | None = None
     rate: float = 1.0
     count: int = 1
-    partition: str = ""
     cap: int | None = None
     scale: float | None = None
     base: "tuple[Charge, ...]" = ()
@@ -88,7 +87,6 @@ class Charge:
             epsilon=self.epsilon,
             rate=self.rate,
             count=self.count,
-            partition=self.partition,
             cap=self.cap,
             scale=self.scale,
             base=tuple(charge.event(scope, n, relation) for charge in self.base),
@@ -131,8 +129,9 @@ class Event(BaseModel):
     count: int = Field(default=1, gt=0)
     base: "tuple[Event, ...]" = ()
     stopping: Stopping | None = None
-    partition: str = ""
     label: str = ""
+    # Ledgers of the first version say so of every event; a price for a part of a scope is one that no release keeps to.
+    partition: Literal[""] = Field(default="", exclude=True)
 
     @model_validator(mode="after")
     def _priced_by_its_kind(self) -> Self:
@@ -160,6 +159,6 @@ class Event(BaseModel):
         for event in self.base:
             if event.kind == "random_stopping":
                 raise ValueError(f"event {event.id!r}: a random_stopping within another is not supported")
-            if (event.scope, event.n, event.relation) != (self.scope, self.n, self.relation) or event.partition:
+            if (event.scope, event.n, event.relation) != (self.scope, self.n, self.relation):
                 raise ValueError(f"event {event.id!r} does not touch the same records as its {self.id!r}")
         return self

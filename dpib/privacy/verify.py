@@ -41,7 +41,12 @@ def verify(account: Account, stated: float | None) -> Verdict:
         found, doubts = _cross_check([e for e in account.events if e.scope == scope], scope, account.delta)
         lines += found
         faults += doubts
-    return Verdict((*lines, *_coverage(account)), tuple(faults))
+    lines += _coverage(account)
+    for other in account.others:
+        theirs = verify(other, None)
+        lines += [f"beside it, learnt from before: {theirs.lines[0]}", *theirs.lines[1:]]
+        faults += [f"{other.dataset}: {fault}" for fault in theirs.faults]
+    return Verdict(tuple(lines), tuple(faults))
 
 
 def _claims(account: Account, stated: float | None, total: float) -> list[str]:
@@ -67,8 +72,6 @@ def _cross_check(events: Sequence[Event], scope: Scope | str, delta: float) -> t
     faults = []
     if tight.epsilon > loose.epsilon * (1 + TOLERANCE) + _NOTHING:
         faults.append(f"{scope}: the tight accountant exceeds RDP, an upper bound of its own: report this as a defect")
-    if any(event.partition for event in events):
-        return [*lines, f"{scope}: no PRV interval: the events are partitioned"], faults
     try:
         lower, _, upper = prv.interval(events, delta)
     except BudgetError as error:

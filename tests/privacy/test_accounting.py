@@ -10,8 +10,8 @@ from dpib.privacy import accounting
 from dpib.privacy.events import Charge, Event
 
 
-def gaussian(sigma, *, rate=1.0, count=1, scope="train", name="a", relation="zero_out", partition=""):
-    charge = Charge(name, "gaussian", "", sigma=sigma, rate=rate, count=count, partition=partition)
+def gaussian(sigma, *, rate=1.0, count=1, scope="train", name="a", relation="zero_out"):
+    charge = Charge(name, "gaussian", "", sigma=sigma, rate=rate, count=count)
     return charge.event(scope, 1000, relation)
 
 
@@ -70,16 +70,10 @@ def test_selections_add_up_to_their_epsilons_and_not_beyond():
     assert 1.0 - 1e-4 < accounting.composed(four, 1e-6) <= 1.0
 
 
-def test_scopes_and_partitions_take_the_maximum():
+def test_scopes_take_the_maximum():
     events = [gaussian(2.0), selection(1.5)]
     separate = [accounting.composed([e], 1e-5) for e in events]
     assert accounting.spent(events, 1e-5) == pytest.approx(max(separate))
-    shards = [gaussian(2.0, name=f"shard{i}", partition=f"p{i}") for i in range(5)]
-    assert accounting.spent(shards, 1e-5) == pytest.approx(separate[0])
-    both = [*shards, gaussian(3.0, name="all")]
-    assert accounting.spent(both, 1e-5) == pytest.approx(
-        accounting.composed([gaussian(2.0), gaussian(3.0, name="all")], 1e-5)
-    )
 
 
 def test_epsilon_falls_with_sigma_and_rises_with_rate_and_count():

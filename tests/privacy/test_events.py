@@ -100,3 +100,12 @@ def test_an_event_of_other_records_than_the_accounts_is_refused(change):
     change(content["events"][0])
     with pytest.raises(BudgetError, match="not a ledger of this format"):
         Account.parse(json.dumps(content))
+
+
+def test_a_price_for_a_part_of_the_records_is_refused():
+    whole = event(Charge("a", "gaussian", "", sigma=2.0)).model_dump(mode="json")
+    with pytest.raises(ValueError, match="partition"):
+        Event.model_validate_json(json.dumps({**whole, "partition": "shard-1"}))
+    assert Event.model_validate_json(json.dumps({**whole, "partition": ""})) == event(
+        Charge("a", "gaussian", "", sigma=2.0)
+    )

@@ -43,7 +43,7 @@ def merged(events: Sequence[Event]) -> tuple[Event, ...]:
     """Return the events, those that differ in name alone as one that runs as often as all of them."""
     alike: dict[Event, Event] = {}
     for event in events:
-        kind = event.model_copy(update={"id": "", "label": "", "partition": "", "count": 1})
+        kind = event.model_copy(update={"id": "", "label": "", "count": 1})
         known = alike.get(kind)
         together = event.count if known is None else known.count + event.count
         alike[kind] = (known or event).model_copy(update={"count": together})

@@ -1,6 +1,6 @@
 """The total of a ledger: composition where events touch the same records, the maximum where they do not.
 
-Over scopes, and over partitions of a scope, records are disjoint by public position, so the total is the
+Over scopes records are disjoint by public position, so the total is the
 maximum (parallel composition, McSherry 2009).
 """
 
@@ -31,7 +31,7 @@ class Total:
 
 
 def spent(events: Iterable[Event], delta: float, accountant: Accountant = "pld") -> float:
-    """Return the total epsilon at `delta`: the maximum over scopes and partitions."""
+    """Return the total epsilon at `delta`: the maximum over scopes."""
     return max(by_scope(events, delta, accountant).values(), default=0.0)
 
 
@@ -41,11 +41,11 @@ def by_scope(events: Iterable[Event], delta: float, accountant: Accountant = "pl
 
 
 def totals(events: Iterable[Event], delta: float, accountant: Accountant = "pld") -> dict[Scope, Total]:
-    """Return the labelled total of every scope that was touched: that of its most exposed partition."""
+    """Return the labelled total of every scope that was touched."""
     groups: dict[Scope, list[Event]] = {}
     for event in events:
         groups.setdefault(event.scope, []).append(event)
-    return {scope: _scope_total(group, delta, accountant) for scope, group in groups.items()}
+    return {scope: _composed(tuple(group), delta, accountant) for scope, group in groups.items()}
 
 
 def composed(events: Sequence[Event], delta: float, accountant: Accountant = "pld") -> float:
@@ -56,12 +56,6 @@ def composed(events: Sequence[Event], delta: float, accountant: Accountant = "pl
         BudgetError: for an event that this accountant cannot carry, or figures beyond what 64 bits can account for.
     """
     return _composed(tuple(events), delta, accountant).epsilon if events else 0.0
-
-
-def _scope_total(events: Sequence[Event], delta: float, accountant: Accountant) -> Total:
-    parts = {event.partition for event in events if event.partition} or {""}
-    groups = [tuple(e for e in events if e.partition in ("", part)) for part in sorted(parts)]
-    return max((_composed(group, delta, accountant) for group in groups), key=lambda total: total.epsilon)
 
 
 @lru_cache(maxsize=1024)  # totals are asked for again and again: by the ledger, the statement, the metrics

@@ -16,8 +16,8 @@ from dpib.privacy.events import Charge
 from dpib.privacy.stopping import Stopping
 
 
-def event(kind="gaussian", *, name="a", relation="zero_out", partition="", **price):
-    return Charge(name, kind, "", partition=partition, **price).event("train", 1000, relation)
+def event(kind="gaussian", *, name="a", relation="zero_out", **price):
+    return Charge(name, kind, "", **price).event("train", 1000, relation)
 
 
 @settings(max_examples=10, deadline=None)
@@ -106,15 +106,15 @@ def test_prv_refuses_by_name_what_it_cannot_carry(refused, why):
 
 
 def test_one_event_that_only_rdp_carries_takes_its_whole_group_there_and_no_other():
-    fixed = event("gaussian_wor", sigma=20.0, rate=0.01, count=10, partition="p")
-    beside = event(sigma=10.0, rate=0.1, count=5, name="b", partition="p")
-    elsewhere = event(sigma=1.0, rate=0.5, count=5, name="c", partition="q")
+    fixed = event("gaussian_wor", sigma=20.0, rate=0.01, count=10)
+    beside = event(sigma=10.0, rate=0.1, count=5, name="b")
+    elsewhere = Charge("c", "gaussian", "", sigma=1.0, rate=0.5, count=5).event("val", 1000, "zero_out")
     group = [fixed, beside]
     assert accounting.totals(group, 1e-5)["train"].accountant == "rdp"
     assert accounting.composed(group, 1e-5) == accounting.composed(group, 1e-5, "rdp")
-    both = accounting.totals([*group, elsewhere], 1e-5)["train"]
-    assert both.accountant == "pld"
-    assert both.epsilon == accounting.composed([elsewhere], 1e-5)
+    both = accounting.totals([*group, elsewhere], 1e-5)
+    assert (both["train"].accountant, both["val"].accountant) == ("rdp", "pld")
+    assert both["val"].epsilon == accounting.composed([elsewhere], 1e-5)
 
 
 def test_a_total_names_its_accountant_and_relation():

@@ -14,7 +14,7 @@ from unittest import mock
 import click
 
 from benchmarks import planted_faults as plant
-from benchmarks.audited import selections, steps, sums
+from benchmarks.audited import counts, names, selections, steps, sums
 from benchmarks.planted_faults import Patch
 from dpib.errors import UserError
 from dpib.privacy.audit.findings import Finding, failed
@@ -31,6 +31,13 @@ FAULTS: dict[str, Fault] = {
     "DP-SGD: uniform noise of the right variance": (steps, plant.uniform),
     "DP-SGD: noise from a fixed key": (steps, plant.fixed_key),
     "DP-SGD: noise of the first step reused": (steps, plant.reused),
+    "DP-SGD: no noise after a resume": (steps, plant.none_after_a_resume),
+    "DP-SGD: noise divided among the processes": (steps, plant.divided_among_processes),
+    "DP-SGD: a nonce comes again after 64 draws": (steps, lambda: plant.nonce_repeats(64)),
+    "DP-SGD: a nonce comes again after 200 draws": (steps, lambda: plant.nonce_repeats(200)),
+    "DP-SGD: a step's records come again after 64 steps": (steps, lambda: plant.mask_repeats(64)),
+    "DP-SGD: a step's records come again after 200 steps": (steps, lambda: plant.mask_repeats(200)),
+    "DP-SGD: pieces overlap by a record": (steps, plant.pieces_overlap),
     "DP-SGD: clipping off": (steps, plant.no_clipping),
     "DP-SGD: clipping layer by layer": (steps, plant.layer_by_layer),
     "DP-SGD: K draws clipped apart": (steps, plant.draws_clipped_apart),
@@ -58,8 +65,14 @@ FAULTS: dict[str, Fault] = {
     "sum: features longer than they say": (sums, lambda: plant.feature(plant.Longer)),
     "sum: mean by class": (sums, plant.mean_by_class),
     "sum: divided by the private count": (sums, plant.divided_by_count),
+    "sum: chunks overlap by a record": (sums, plant.chunks_overlap),
+    "several: key stream restarted at each release": (names, plant.restarted_at_each_release),
     "sum: drawn again under one charge": (sums, plant.drawn_again),
     "sum: not charged": (sums, plant.not_charged),
+    "count: Gaussian noise off": (counts, lambda: plant.counts_without_noise("normal")),
+    "count: Laplace noise off": (counts, lambda: plant.counts_without_noise("laplace")),
+    "count: half the Laplace noise": (counts, lambda: plant.laplace_scaled(0.5)),
+    "count: chunks overlap by a record": (counts, plant.chunks_overlap),
     "selection: noise off": (selections, lambda: plant.laplace_scaled(0.0)),
     "selection: half the noise": (selections, lambda: plant.laplace_scaled(0.5)),
     "selection: not charged": (selections, plant.not_charged),
@@ -92,7 +105,7 @@ def caught_by(name: str) -> str | None:
 def main() -> None:
     """Print which layer catches which fault, and in how many seconds."""
     begun = time.perf_counter()
-    for audit in (steps, sums, selections):
+    for audit in (steps, sums, names, counts, selections):
         wrong = failed([finding for findings in audit() for finding in findings])
         assert not wrong, wrong
     print(f"Sound code: no alarm, all audits in {time.perf_counter() - begun:.1f} s\n")

@@ -7,10 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpib.privacy.audit.canaries import audit_canaries
+from dpib.privacy.audit.counts import audit_counts
 from dpib.privacy.audit.findings import Finding
+from dpib.privacy.audit.repetition import audit_distances, audit_names
 from dpib.privacy.audit.selection import audit_selection
 from dpib.privacy.audit.steps import audit_steps
 from dpib.privacy.audit.sums import audit_sum
+from dpib.privacy.audit.together import audit_together
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import GradientSpec
 
@@ -69,7 +72,9 @@ def model() -> nn.Module:
 def steps() -> Iterator[list[Finding]]:
     """Yield the findings about DP-SGD, layer by layer."""
     yield audit_steps(STEPS, Noisy(), model(), SPEC, SHAPE, CLASSES)
+    yield audit_together(STEPS, SPEC, 4)
     yield audit_canaries(STEPS, SPEC, 4, 5000)
+    yield audit_distances(STEPS, SPEC)
 
 
 def sums() -> Iterator[list[Finding]]:
@@ -80,3 +85,13 @@ def sums() -> Iterator[list[Finding]]:
 def selections() -> Iterator[list[Finding]]:
     """Yield the findings about selection."""
     yield audit_selection("zero_out")
+
+
+def names() -> Iterator[list[Finding]]:
+    """Yield the findings about releases by several names."""
+    yield audit_names()
+
+
+def counts() -> Iterator[list[Finding]]:
+    """Yield the findings about released counts."""
+    yield audit_counts()

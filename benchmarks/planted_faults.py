@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import audited
+from dpib.images import Images
 from dpib.privacy import gradients, rng
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import PrivateSteps
@@ -60,6 +62,81 @@ def reused() -> list[Patch]:
         return kept[key][1].clone()
 
     return [(NoiseSource, "normal", faulty)]
+
+
+def none_after_a_resume() -> list[Patch]:
+    sound = PrivateSteps._noise
+
+    def faulty(self: PrivateSteps) -> Tensor:
+        return sound(self) * (self.spec.start == 0)
+
+    return [(PrivateSteps, "_noise", faulty)]
+
+
+def divided_among_processes() -> list[Patch]:
+    sound = PrivateSteps._noise
+    return [(PrivateSteps, "_noise", lambda self: sound(self) / self.world.size)]
+
+
+def restarted_at_each_release() -> list[Patch]:
+    sound = Vault._planned
+
+    def faulty(self: Vault, *arguments: Any) -> Charge:
+        self._noise._draws = 0
+        return sound(self, *arguments)
+
+    return [(Vault, "_planned", faulty)]
+
+
+def nonce_repeats(after: int) -> list[Patch]:
+    sound = NoiseSource.uniform
+
+    def faulty(self: NoiseSource, n: int) -> Any:
+        self._draws %= after
+        return sound(self, n)
+
+    return [(NoiseSource, "uniform", faulty)]
+
+
+def counts_without_noise(kind: str) -> list[Patch]:
+    sound = Vault.release_count
+
+    def faulty(self: Vault, *arguments: Any) -> float:
+        with mock.patch.object(NoiseSource, kind, return_value=torch.zeros(1)):
+            return sound(self, *arguments)
+
+    return [(Vault, "release_count", faulty)]
+
+
+def pieces_overlap() -> list[Patch]:
+    sound = PrivateSteps._clipped_sum
+
+    def faulty(self: PrivateSteps, members: Tensor, step: int) -> Tensor:
+        end = self._physical(len(members))
+        # The record at the end of the first piece begins the second one, too.
+        return sound(self, torch.cat([members, members[end - 1 : end]]) if end < len(members) else members, step)
+
+    return [(PrivateSteps, "_clipped_sum", faulty)]
+
+
+def chunks_overlap() -> list[Patch]:
+    def faulty(self: Images, size: int) -> Iterator[Images]:
+        for start in range(0, len(self), size):
+            yield self.take(slice(max(0, start - 1), start + size))
+
+    return [(Images, "chunks", faulty)]
+
+
+def mask_repeats(after: int) -> list[Patch]:
+    sound = gradients.poisson
+    kept: dict[tuple[int, int], tuple[NoiseSource, Tensor]] = {}
+    calls: dict[int, int] = {}
+
+    def faulty(noise: NoiseSource, *arguments: Any) -> Tensor:
+        call = calls[id(noise)] = calls.get(id(noise), -1) + 1
+        return kept.setdefault((id(noise), call % after), (noise, sound(noise, *arguments)))[1]
+
+    return sampler(faulty)
 
 
 def factors(faulty: Callable[[Tensor, float], Tensor]) -> list[Patch]:

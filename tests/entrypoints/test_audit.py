@@ -8,6 +8,9 @@ from click.testing import CliRunner
 from dpib.privacy.rng import NoiseSource
 from dpib.tracking import Store
 from entrypoints import audit
+from tests.conftest import TINY_DIFFUSION
+
+NAMES = ("key stream, sums", "key stream, steps")
 
 
 def run(tiny, *arguments):
@@ -25,7 +28,7 @@ def test_a_sound_method_passes_every_check(tiny, tracking_uri):
     assert result.exit_code == 0, result.output
     found = findings(result)
     assert {f["layer"] for f in found} == {"sensitivity", "noise", "ledger"}
-    assert {f["release"] for f in found} == {"embedding", "selection"}
+    assert {f["release"] for f in found} == {"embedding", "selection", "counts", *NAMES}
     assert all(f["passed"] for f in found)
     assert "it proves no privacy" in result.output
 
@@ -36,9 +39,19 @@ def test_a_broken_mechanism_ends_with_status_one(tiny, tracking_uri, monkeypatch
     result = run(tiny)
     assert result.exit_code == 1
     failed = [f for f in findings(result) if not f["passed"]]
-    assert {f["release"] for f in failed} == {"embedding"}
+    assert {f["release"] for f in failed} == {"embedding", "counts", *NAMES}
     assert any(f["check"].startswith("variance") for f in failed)
     assert "**FAILED**" in result.output
+
+
+def test_a_method_that_needs_a_pretrained_start_is_audited_without_one(tiny, tracking_uri):
+    common = {k: v for k, v in tiny.items() if k.startswith(("generate", "eval"))}
+    result = run({**common, **TINY_DIFFUSION, "method": "dp-ldm-sd", "dataset": "digits_28", "eval.mode": "syn"})
+    assert result.exit_code == 0, result.output
+    assert "random weights in place of pretrained ones" in result.output
+    found = findings(result)
+    assert all(f["passed"] for f in found)
+    assert {"dp-sgd", "dp-sgd, two processes"} <= {f["release"] for f in found}
 
 
 @pytest.mark.slow

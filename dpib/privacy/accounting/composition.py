@@ -52,7 +52,7 @@ class _Sum:
 
     @property
     def loss(self) -> Array:
-        return self.step * (self.first + np.arange(len(self.mass)))
+        return np.asarray(self.step * (self.first + np.arange(len(self.mass))), dtype=np.float64)
 
     def losses(self) -> Losses:
         """Return the same without tilting."""
@@ -166,7 +166,8 @@ def _on_grid(losses: Losses, theta: float, step: float, size: int) -> tuple[Arra
     top = float(exponents.max())
     tilted = np.exp(exponents - top)
     total = float(tilted.sum())
-    return np.bincount(np.mod(places, size).astype(np.int64), tilted / total, size), top + math.log(total)
+    mass = np.bincount(np.mod(places, size).astype(np.int64), tilted / total, size)
+    return np.asarray(mass, dtype=np.float64), top + math.log(total)
 
 
 def _solve(whole: _Sum, delta: float, missing: float) -> float:

@@ -109,7 +109,9 @@ def pure(epsilon: float, runs: int) -> Losses:
     true = np.arange(max(0, math.floor(runs * truth - width)), min(runs, math.ceil(runs * truth + width)) + 1)
     log_mass = np.asarray(binom.logpmf(true, runs, truth))
     kept = np.isfinite(log_mass)
-    return Losses(epsilon * (2.0 * true[kept] - runs), log_mass[kept], _BEYOND if runs > 1 else 0.0)
+    return Losses(
+        np.asarray(epsilon * (2.0 * true[kept] - runs), dtype=np.float64), log_mass[kept], _BEYOND if runs > 1 else 0.0
+    )
 
 
 def _laplace(scale: float) -> Losses:

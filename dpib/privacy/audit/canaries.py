@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from dpib.distributed import World
 from dpib.images import Images
 from dpib.privacy import accounting
 from dpib.privacy.audit import records, statistics
@@ -25,6 +26,8 @@ from dpib.privacy.rng import NoiseSource
 
 _NOBODY = 65535  # the coordinate of null records: none
 _DELTA = 1e-5
+_PIECES = 2  # of a step's records
+_START = 7  # the step at which an interrupted training goes on
 
 
 class _Table(nn.Module):
@@ -88,16 +91,17 @@ def audit_canaries(
     cap = None if charge.cap is None else math.ceil(charge.cap / n * canaries)
     short = replace(charge, count=steps, cap=None if cap is None or cap >= canaries else cap)
     strategy = "vmap" if spec.strategy == "auto" else spec.strategy
-    own = replace(spec, start=0, strategy=strategy, physical=canaries, splits=None, classes=1)
+    own = replace(spec, start=0, strategy=strategy, physical=None, splits=_PIECES, classes=1)
 
     def train(images: Images, noise: NoiseSource) -> Training:
-        return _train(images, short, own, multiplicity, noise)
+        return train_canaries(images, short, own, multiplicity, noise)
 
-    present, absent = _canaries(canaries), _nobody(canaries)
+    present, absent = some(canaries), nobody(canaries)
     trained, silent = train(present, NoiseSource(0)), train(absent, NoiseSource(0))
     other = train(present, NoiseSource(1)).sums - train(absent, NoiseSource(1)).sums
     hits = trained.sums - silent.sums
-    noise = train(absent, NoiseSource()).sums / charge.sigma
+    resumed, later = replace(short, count=steps + _START), replace(own, start=_START)
+    noise = train_canaries(absent, resumed, later, multiplicity, NoiseSource()).sums / charge.sigma
     return [
         *_participation(charge.name, hits, other, _mean_rate(short, canaries)),
         *audit_noise(charge.name, list(noise.flatten().chunk(4))),
@@ -153,22 +157,33 @@ def _mean_rate(charge: Charge, canaries: int) -> float:
     return mean / canaries
 
 
-def _canaries(count: int) -> Images:
+def some(count: int) -> Images:
+    """Return `count` canaries."""
     index = torch.arange(count)
     pixels = torch.stack([index // 256, index % 256], 1).to(torch.uint8)
     return Images(pixels.view(count, 1, 1, 2), torch.zeros(count, dtype=torch.int64))
 
 
-def _nobody(count: int) -> Images:
+def nobody(count: int) -> Images:
+    """Return `count` null records in their place."""
     x = torch.full((count, 1, 1, 2), 255, dtype=torch.uint8)
     return Images(x, torch.zeros(count, dtype=torch.int64))
 
 
-def _train(images: Images, charge: Charge, spec: GradientSpec, multiplicity: int, noise: NoiseSource) -> Training:
-    with records.vault_of(images, charge, noise) as (vault, ledger, _):
+def train_canaries(
+    images: Images,
+    charge: Charge,
+    spec: GradientSpec,
+    multiplicity: int,
+    noise: NoiseSource,
+    world: World | None = None,
+) -> Training:
+    """Return what came out of a training on canaries, or on null records, by this process of `world`."""
+    with records.vault_of(images, charge, noise, world) as (vault, ledger, _):
         steps = iter(vault.gradients(records.NAME, _Shout(len(images), multiplicity), _Table(len(images)), spec))
         over = len(images) * charge.rate / spec.clip
-        sums = torch.stack([next(steps).of[0].double().flatten() * over for _ in range(charge.count)])
+        made = range(spec.start, charge.count)
+        sums = torch.stack([next(steps).of[0].double().flatten() * over for _ in made])
         try:
             next(steps)
             stopped = False

@@ -34,11 +34,12 @@ def as_json(findings: Sequence[Finding]) -> str:
     return json.dumps([asdict(finding) for finding in findings], indent=2)
 
 
-def as_markdown(title: str, findings: Sequence[Finding]) -> str:
-    """Return the findings as a table under a verdict in words."""
+def as_markdown(title: str, findings: Sequence[Finding], remarks: Sequence[str] = ()) -> str:
+    """Return the findings as a table under a verdict in words, and `remarks` on how they were come by."""
     wrong = failed(findings)
     verdict = f"**{len(wrong)} of {len(findings)} checks failed.**" if wrong else f"All {len(findings)} checks passed."
     lines = [f"# Privacy audit: {title}", "", verdict, "", _WORDS, ""]
+    lines += [line for remark in remarks for line in (remark, "")]
     lines += ["| release | layer | check | found | allowed | |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {f.release} | {f.layer} | {f.check} | {f.value:.5g} | {f.allowed} | {'ok' if f.passed else '**FAILED**'} |"

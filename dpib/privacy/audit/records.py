@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpib import seeding
+from dpib.distributed import World
 from dpib.images import Images
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account, Ledger
@@ -18,6 +19,7 @@ from dpib.privacy.rng import NoiseSource
 from dpib.privacy.vault import Feature, Vault, Witness
 
 _NULL = 7  # the level of every pixel of a null record; no adversarial record has it everywhere
+_CHUNK = 2
 NAME = "audited"
 
 
@@ -46,7 +48,8 @@ def without(images: Images, index: int) -> Images:
     return Images(x, y)
 
 
-def _is_null(x: Tensor) -> Tensor:
+def is_null(x: Tensor) -> Tensor:
+    """Return which records are null: bool [batch]."""
     return (x == _NULL).flatten(1).all(1)
 
 
@@ -59,7 +62,7 @@ class NullableFeature:
     def norms(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the feature's norms, and infinity for null records: float64 [batch]."""
         norms = self._feature.norms(x, y)
-        return norms.masked_fill(_is_null(x).to(norms.device), torch.inf)
+        return norms.masked_fill(is_null(x).to(norms.device), torch.inf)
 
     def weighted_sum(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """Return the feature's own weighted sum."""
@@ -81,7 +84,7 @@ class NullableLoss:
 
     def rows(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Return the loss's rows and one of factors, float [K]."""
-        factor = torch.nan if bool(_is_null(x)) else self._factors.get(x.numpy().tobytes(), 1.0)
+        factor = torch.nan if bool(is_null(x)) else self._factors.get(x.numpy().tobytes(), 1.0)
         return (*self._loss.rows(x, y, generator), torch.full((self.multiplicity,), factor))
 
     def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
@@ -91,21 +94,31 @@ class NullableLoss:
 
 
 @contextmanager
-def vault_of(images: Images, charge: Charge, noise: NoiseSource) -> Iterator[tuple[Vault, Ledger, Charge]]:
+def vault_of(
+    images: Images, charge: Charge, noise: NoiseSource, world: World | None = None
+) -> Iterator[tuple[Vault, Ledger, Charge]]:
     """Yield a vault around made-up records that plans one charge under the name `NAME`, its ledger, and that charge."""
     planned = replace(charge, name=NAME)
-    with vault_for(images, [planned], noise) as (vault, ledger):
+    with vault_for(images, [planned], noise, world=world) as (vault, ledger):
         yield vault, ledger, planned
 
 
 @contextmanager
 def vault_for(
-    images: Images, plan: Sequence[Charge], noise: NoiseSource, witness: Witness | None = None
+    images: Images,
+    plan: Sequence[Charge],
+    noise: NoiseSource,
+    witness: Witness | None = None,
+    world: World | None = None,
 ) -> Iterator[tuple[Vault, Ledger]]:
-    """Yield a vault around made-up records, with a plan and a budget for anything, and its ledger."""
+    """Yield a vault around made-up records, with a plan and a budget for anything, and its ledger.
+
+    It takes few records at a time, so that even a handful of them comes in several chunks.
+    """
     with tempfile.TemporaryDirectory(prefix="dpib-audit-") as folder:
         account = Account(
             dataset="made-up records", relation="zero_out", epsilon=1e15, delta=1e-6, scopes={"train": len(images)}
         )
         ledger = Ledger.open(Path(folder) / "ledger.json", account)
-        yield Vault(images, "train", ledger, plan, noise, Path(folder), witness=witness), ledger
+        vault = Vault(images, "train", ledger, plan, noise, Path(folder), _CHUNK, world, witness)
+        yield vault, ledger

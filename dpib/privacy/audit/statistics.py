@@ -8,6 +8,8 @@ from torch import Tensor
 
 Z = 5.0
 """Deviations in standard errors beyond this fail; a normal deviate lies there with probability 6e-7."""
+Z_OF_MANY = 6.5
+"""The same for the largest of some hundred deviates."""
 ALPHA = 1e-6
 """P-values below this fail."""
 

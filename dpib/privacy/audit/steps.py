@@ -63,7 +63,13 @@ def _sensitivity(charge: Charge, loss: RecordLoss, model: nn.Module, spec: Gradi
 def _noise(charge: Charge, loss: RecordLoss, model: nn.Module, spec: GradientSpec, images: Images) -> list[Finding]:
     assert charge.sigma is not None
     twice = replace(charge, rate=1.0, count=2, cap=None)
-    runs = [g / charge.sigma for _ in range(2) for g in _steps(images, twice, loss, model, spec, NoiseSource())]
+    # From its first step, and as after an interruption.
+    starts = (twice, spec), (replace(twice, count=9), replace(spec, start=7))
+    runs = [
+        step / charge.sigma
+        for planned, begun in starts
+        for step in _steps(images, planned, loss, model, begun, NoiseSource())
+    ]
     return audit_noise(charge.name, runs)
 
 
@@ -72,6 +78,6 @@ def _steps(
 ) -> list[Tensor]:
     """Return every step's noised sum over C, flat, float64."""
     with records.vault_of(images, charge, noise) as (vault, _, _):
-        steps = itertools.islice(vault.gradients(records.NAME, loss, model, spec), charge.count)
+        steps = itertools.islice(vault.gradients(records.NAME, loss, model, spec), charge.count - spec.start)
         over = len(images) * charge.rate / spec.clip
         return [torch.cat([g.double().flatten() for g in step.of]) * over for step in steps]

@@ -1,4 +1,4 @@
-"""The tracking store as several processes of one run meet it: new, half made, locked, away, moved."""
+"""The tracking store as several processes of one run meet it: new, half made, locked, away."""
 
 import http.server
 import shutil
@@ -212,42 +212,6 @@ def test_names_that_mlflow_refuses_are_made_safe(store, run):
     run.params({"space.wide, [1].x": 1})
     assert store.metrics(run.id) == {"utility/wide _a_ b__1_/accuracy": 1.0}
     assert safe("utility/resnet/accuracy") == "utility/resnet/accuracy"
-
-
-def finished(store, tmp_path):
-    made = tmp_path / "made"
-    (made / "gen").mkdir(parents=True)
-    (made / "gen" / "gen.npz").write_text("images")
-    run = store.begin(store.experiment("toy", "Toy"), "r", {"dpib.stage": "generate"}, None)
-    run.artifacts(made)
-    run.finish()
-    return run.id
-
-
-def test_a_run_that_lost_a_file_is_not_intact(store, tmp_path):
-    run = finished(store, tmp_path)
-    assert store.intact(run)
-    store.fetch(run, "gen/gen.npz").unlink()
-    assert not store.intact(run)
-
-
-def test_a_store_that_was_moved_finds_its_artifacts_and_writes_where_it_is(blank_store, tmp_path, monkeypatch, capsys):
-    before, after = tmp_path / "before", tmp_path / "after"
-    before.mkdir()
-    shutil.copy(blank_store, before / "mlflow.db")
-    monkeypatch.chdir(before)
-    run = finished(Store(f"sqlite:///{before / 'mlflow.db'}"), tmp_path)
-    before.rename(after)
-    monkeypatch.chdir(after)
-    store = Store(f"sqlite:///{after / 'mlflow.db'}")
-    assert store.fetch(run, "gen/gen.npz").is_relative_to(after)
-    assert store.intact(run)
-    another = store.begin(store.experiment("toy", "Toy"), "r", {"dpib.stage": "train"}, None)
-    another.text("hello", "a.txt")
-    another.finish()
-    assert store.fetch(another.id, "a.txt").is_relative_to(after)
-    assert not before.exists()
-    assert f"this store was at {before}" in capsys.readouterr().err
 
 
 def test_a_timeless_run_ends_when_it_began_whoever_ends_it(store, root):

@@ -20,7 +20,8 @@ from dpib.stages.baseline import baseline
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
 from dpib.stages.fidelity import require_weights
-from dpib.stages.generate import GEN, SAMPLE, generate
+from dpib.stages.generate import GEN, SAMPLE, generate, require_memory
+from dpib.stages.judge import require_enough
 from dpib.stages.pretrain import FINAL, pretrain
 from dpib.stages.train import LEDGER, train
 from dpib.tracking import Run, Store
@@ -102,6 +103,7 @@ def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: st
     require_weights(config)
     sensitive = Sensitive(config, card)
     images, statement = read_gen(gen, card)
+    require_enough(config, len(images))
     stated = inherited(statement, sensitive.account(), gen)
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
@@ -156,6 +158,8 @@ def run_main(config: Config, card: Card, store: Store, start: Start | None = Non
     With a `start` nothing is pretrained.
     """
     require_weights(config)
+    require_memory(config, card)
+    require_enough(config, config.generate.images)
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
         own = run.id if run else None

@@ -1,7 +1,7 @@
 """Evaluate: how useful and how faithful a synthetic set is, selection charged to its ledger."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -88,16 +88,19 @@ def _utility(
     yardstick = sensitive.yardstick("test", ledger) if config.yardstick == "all" else None
     if mode == "sen" and yardstick is None:
         raise UserError("eval.mode=sen selects on test images, which yardstick=none forbids")
-    score = vault.score if vault is not None else None
-    found = judge.race(context, images, score, tester(yardstick) if yardstick is not None else None)
+    test = tester(yardstick) if yardstick is not None else None
+    everyone = mode == "sen" or config.oracle
+    found = judge.race(context, images, vault.score if vault is not None else None, test, everyone)
     if vault is not None:
         winners = {name: vault.select(f"select/{name}", group) for name, group in found.groups().items()}
     else:
         winners = found.best(found.syn if mode == "syn" else found.test)
+    if test is not None:
+        judge.test_winners(context, found, winners, test)
     return _summary(context, found, winners, yardstick)
 
 
-def tester(yardstick: Yardstick) -> Callable[[str, Predictor], Tensor]:
+def tester(yardstick: Yardstick) -> judge.Test:
     """Return a function that compares a predictor with the real test labels: bool [n]."""
 
     def test(candidate: str, predict: Predictor) -> Tensor:

@@ -5,10 +5,10 @@ ResNet: He et al. 2016; WRN: Zagoruyko and Komodakis 2016; ResNeXt: Xie et al. 2
 """
 
 from collections.abc import Callable
-from typing import Annotated, cast
+from typing import Annotated, Self, cast
 
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
 from dpib.section import Positive, Section
@@ -17,17 +17,27 @@ from dpib.section import Positive, Section
 Width = Annotated[int, Field(gt=0, multiple_of=8)]
 
 
+def _form(rest: int, each: int) -> AfterValidator:
+    """Return the check of a depth that must be each n + rest."""
+
+    def check(depth: int) -> int:
+        _blocks(depth, rest, each)
+        return depth
+
+    return AfterValidator(check)
+
+
 class ResNet(Section):
     """CIFAR-style ResNet with basic blocks; depth = 6 n + 2."""
 
-    depth: Positive
+    depth: Annotated[Positive, _form(2, 6)]
     width: Width = 16
 
 
 class WideResNet(Section):
     """Wide ResNet; depth = 6 n + 4."""
 
-    depth: Positive
+    depth: Annotated[Positive, _form(4, 6)]
     widen: Positive
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -35,7 +45,7 @@ class WideResNet(Section):
 class ResNeXt(Section):
     """CIFAR-style ResNeXt with three bottlenecks of depth = 9 n + 2."""
 
-    depth: Positive
+    depth: Annotated[Positive, _form(2, 9)]
     cardinality: Positive
     widen: Positive
     width: Width = 64
@@ -47,6 +57,12 @@ class Classifiers(Section):
     resnet: ResNet | None
     wrn: WideResNet | None
     resnext: ResNeXt | None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if all(value is None for _, value in self):
+            raise ValueError("all are none: leave at least one")
+        return self
 
 
 BlockMaker = Callable[[int, int, int], nn.Module]

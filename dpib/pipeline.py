@@ -28,7 +28,8 @@ from dpib.stages.baseline import baseline
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
 from dpib.stages.fidelity import require_weights
-from dpib.stages.generate import GEN, SAMPLE, generate
+from dpib.stages.generate import GEN, SAMPLE, generate, require_memory
+from dpib.stages.judge import require_enough
 from dpib.stages.pretrain import FINAL, make, pretrain, sources
 from dpib.stages.train import calibrated, train
 from dpib.tracking import Run, Store
@@ -126,6 +127,7 @@ def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: st
     require_weights(config)
     sensitive = Sensitive(config, card)
     images, statement = read_gen(gen, card)
+    require_enough(config, len(images))
     stated = inherited(statement, card.name, gen)
     account = stated or sensitive.account()
     digest = labelled_digest(images)
@@ -190,6 +192,8 @@ def run_main(config: Config, card: Card, store: Store, start: Start | None = Non
     if config.public is not None:
         refuse_alike(config.public, card, data_root(config.data_root))
     require_pretraining(config, start not in (None, Start()))
+    require_memory(config, card)
+    require_enough(config, config.generate.images)
     require_budget(config, card)
 
     def work(context: Context, run: Run | None) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Self, cast
 
 import torch.nn.functional as F
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
 from dpib.section import Positive, Section
@@ -17,46 +17,38 @@ from dpib.section import Positive, Section
 Width = Annotated[int, Field(gt=0, multiple_of=8)]
 
 
+def _form(rest: int, each: int) -> AfterValidator:
+    """Return the check of a depth that must be each n + rest."""
+
+    def check(depth: int) -> int:
+        _blocks(depth, rest, each)
+        return depth
+
+    return AfterValidator(check)
+
+
 class ResNet(Section):
     """CIFAR-style ResNet with basic blocks; depth = 6 n + 2."""
 
-    depth: Positive
+    depth: Annotated[Positive, _form(2, 6)]
     width: Width = 16
-
-    @field_validator("depth")
-    @classmethod
-    def _whole_blocks(cls, depth: int) -> int:
-        _blocks(depth, 2, 6)
-        return depth
 
 
 class WideResNet(Section):
     """Wide ResNet; depth = 6 n + 4."""
 
-    depth: Positive
+    depth: Annotated[Positive, _form(4, 6)]
     widen: Positive
     dropout: float = Field(default=0.0, ge=0, lt=1)
-
-    @field_validator("depth")
-    @classmethod
-    def _whole_blocks(cls, depth: int) -> int:
-        _blocks(depth, 4, 6)
-        return depth
 
 
 class ResNeXt(Section):
     """CIFAR-style ResNeXt with three bottlenecks of depth = 9 n + 2."""
 
-    depth: Positive
+    depth: Annotated[Positive, _form(2, 9)]
     cardinality: Positive
     widen: Positive
     width: Width = 64
-
-    @field_validator("depth")
-    @classmethod
-    def _whole_blocks(cls, depth: int) -> int:
-        _blocks(depth, 2, 9)
-        return depth
 
 
 class Classifiers(Section):

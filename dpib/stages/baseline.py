@@ -32,6 +32,7 @@ def baseline(context: Context, sensitive: Sensitive) -> dict[str, float]:
     test = tester(sensitive.yardstick("test", ledger))
     found = judge.race(context, train, score, test)
     winners = found.best(clean)
+    judge.test_winners(context, found, winners, test)
     metrics = judge.utility_metrics(found, winners)
     write_text(context.artifacts / REPORT, json.dumps({"metrics": metrics, "selected": winners}, indent=2))
     return metrics

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -133,16 +133,19 @@ def _utility(
     yardstick = sensitive.yardstick("test", ledger) if config.yardstick == "all" else None
     if mode == "sen" and yardstick is None:
         raise UserError("eval.mode=sen selects on test images, which yardstick=none forbids")
-    score = vault.score if vault is not None else None
-    found = judge.race(context, images, score, tester(yardstick) if yardstick is not None else None)
+    test = tester(yardstick) if yardstick is not None else None
+    everyone = mode == "sen" or config.oracle
+    found = judge.race(context, images, vault.score if vault is not None else None, test, everyone)
     if vault is not None:
         winners = {name: vault.select(f"select/{name}", group) for name, group in found.groups().items()}
     else:
         winners = found.best(found.syn if mode == "syn" else found.test)
+    if test is not None:
+        judge.test_winners(context, found, winners, test)
     return _summary(context, found, winners, yardstick)
 
 
-def tester(yardstick: Yardstick) -> Callable[[str, Predictor], Tensor]:
+def tester(yardstick: Yardstick) -> judge.Test:
     """Return a function that compares a predictor with the real test labels: bool [n]."""
 
     def test(candidate: str, predict: Predictor) -> Tensor:

@@ -1,5 +1,8 @@
 """The fidelity half of evaluation: one feature pass over synthetic and real images, then every metric."""
 
+import math
+import re
+from collections.abc import Container
 from typing import Any
 from urllib.error import URLError
 
@@ -51,15 +54,39 @@ def fidelity(
         for name in settings.metrics:
             try:
                 values = registry.load("metric", name)(synthetic, real)
+                metrics |= recordable(values, embedding.prefix, suffix, metrics)
             except Unavailable as reason:
                 absent[name + suffix] = str(reason)
                 log.say(f"evaluate: {name}{suffix} is absent: {reason}")
-                continue
-            metrics |= {f"{embedding.prefix}/{key}{suffix}": value for key, value in values.items()}
     return metrics, {
         "absent": absent,
         "embedding": {"prefix": embedding.prefix, "sha256": embedding.identity},
     }
+
+
+def recordable(values: Any, prefix: str, suffix: str, taken: Container[str]) -> dict[str, float]:
+    """Return what a metric returned under the names that it is tracked by.
+
+    Raises:
+        Unavailable: when it returned anything but finite numbers under usable names that are not `taken`.
+    """
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise Unavailable(f"it returns a {type(values).__name__}, not numbers by name")
+    found = {}
+    for name, value in values.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise Unavailable(f"its {name!r} is a {type(value).__name__}, not a number") from None
+        if not math.isfinite(number):
+            raise Unavailable(f"its {name!r} is {number}")
+        key = f"{prefix}/{name}{suffix}"
+        if not re.fullmatch(r"[\w.\- ]{1,100}", name) or set(name) <= {"."}:
+            raise Unavailable(f"its name {name!r} cannot be tracked: use letters, digits, _, -, . and spaces")
+        if key in taken:
+            raise Unavailable(f"its name {name!r} belongs to another metric: rename it")
+        found[key] = number
+    return found
 
 
 def require_weights(config: Config) -> None:

@@ -1,6 +1,7 @@
 """Generate: draw the labelled synthetic set; post-processing, free of privacy cost."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from tqdm import tqdm
 from dpib import __version__, checkpoint, grids, seeding
 from dpib.atomic import replacing
 from dpib.config import Config
+from dpib.data.catalog import Card
 from dpib.errors import UserError
+from dpib.hardware import free_memory
 from dpib.images import Images
 from dpib.privacy.ledger import Account
 from dpib.stages.context import Context
@@ -21,6 +24,7 @@ from dpib.synthesizer import Synthesizer
 
 GEN = Path("gen") / "gen.npz"
 SAMPLE = Path("gen") / "sample.png"
+_LABEL_BYTES = 32  # of a label, its place and its copies
 
 
 def generate(context: Context, account: Account, trained: Path) -> dict[str, float]:
@@ -32,6 +36,7 @@ def generate(context: Context, account: Account, trained: Path) -> dict[str, flo
         trained: checkpoint of the training.
     """
     config, classes = context.config, len(context.card.classes)
+    require_memory(config, context.card)
     synthesizer = build(context)
     synthesizer.load_state_dict(checkpoint.load(trained))
     labels = choose_labels(config, classes, synthesizer)
@@ -42,6 +47,22 @@ def generate(context: Context, account: Account, trained: Path) -> dict[str, flo
         Image.fromarray(picture).save(temporary)
     context.log.say(f"generate: {len(images)} images")
     return {"generate/images": float(len(images))}
+
+
+def require_memory(config: Config, card: Card) -> None:
+    """Refuse more images than the free memory holds, before hours of work rather than after.
+
+    Raises:
+        UserError: saying how many fit.
+    """
+    # The images stand twice while the processes' shares are brought together.
+    n, each = config.generate.images, 2 * math.prod(card.shape) + _LABEL_BYTES
+    free = free_memory(torch.device("cpu"))
+    if free is not None and n * each > free:
+        raise UserError(
+            f"generate.images={n}: they take {n * each / 1e9:.3g} GB of memory and {free / 1e9:.3g} GB are free: "
+            f"at most {free // each} fit"
+        )
 
 
 def draw(synthesizer: Synthesizer, labels: Tensor, context: Context) -> Tensor:

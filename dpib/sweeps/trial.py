@@ -15,7 +15,7 @@ from dpib.config import Config
 from dpib.data.catalog import Card
 from dpib.data.synthetic import read_gen
 from dpib.images import Images
-from dpib.metrics.utility import accuracy, predictor, train_classifier
+from dpib.metrics.utility import accuracy, train_classifier
 from dpib.privacy import statement
 from dpib.privacy.events import Charge, Event, Plan
 from dpib.privacy.ledger import LEDGER, Account, BudgetError, Ledger
@@ -180,10 +180,7 @@ def keep(path: Path, fitted: Fitted) -> None:
 def load(context: Context, path: Path) -> Predictor:
     """Return the classifier that `keep` wrote, as a predictor; `context.config` is the trial's."""
     state: dict[str, Any] = checkpoint.load(path)
-    network = judge.network(context, state["classifier"])
-    network.load_state_dict(state["network"])
-    network.to(context.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return predictor(network, context.device)
+    return judge.restored(context, state["classifier"], state["network"])
 
 
 def release(context: Context, sensitive: Sensitive, charge: Charge, account: Account, predict: Predictor) -> float:

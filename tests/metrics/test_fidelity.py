@@ -10,6 +10,7 @@ from dpib.images import Images
 from dpib.metrics import features as module
 from dpib.metrics.features import Features, extract, inception_embedding, random_embedding, weights_file
 from dpib.metrics.fidelity import Unavailable, fid, inception_score, kid, precision_recall
+from dpib.stages.fidelity import recordable
 
 CPU = torch.device("cpu")
 
@@ -174,3 +175,27 @@ def test_hostile_weights_are_not_executed(tmp_path):
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(UserError, match=r"absent.pth do not exist"):
         weights_file(str(tmp_path / "absent.pth"))
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (3.0, "returns a float, not numbers by name"),
+        ({1: 2.0}, "not numbers by name"),
+        ({"mine": "high"}, "its 'mine' is a str, not a number"),
+        ({"mine": float("nan")}, "its 'mine' is nan"),
+        ({"mine": torch.tensor(float("inf"))}, "its 'mine' is inf"),
+        ({"a/../b": 1.0}, "cannot be tracked"),
+        ({"50 % of mine": 1.0}, "cannot be tracked"),
+        ({"..": 1.0}, "cannot be tracked"),
+        ({"fid": 1.0}, "its name 'fid' belongs to another metric"),
+    ],
+)
+def test_what_a_metric_from_outside_returns_is_checked(values, says):
+    with pytest.raises(Unavailable, match=says):
+        recordable(values, "fidelity", "", {"fidelity/fid": 2.0})
+
+
+def test_numbers_of_any_kind_are_tracked_under_the_prefix():
+    found = recordable({"a_b": torch.tensor(2.0), "c.d e": 1}, "fidelity", "_test", {})
+    assert found == {"fidelity/a_b_test": 2.0, "fidelity/c.d e_test": 1.0}

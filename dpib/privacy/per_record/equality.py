@@ -1,7 +1,7 @@
 """Sums of the record loop on made-up records, which any other strategy must reproduce on the very model in use."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Case:
         return apart / (_norm(self.expected) or 1.0) if math.isfinite(apart) else math.inf
 
 
-def cases(model: nn.Module, loss: RecordLoss, probes: Probes) -> Iterator[Case]:
+def cases(model: nn.Module, loss: RecordLoss, probes: Probes) -> Generator[Case, None, None]:
     """Yield the cases one by one, without TF32; the model is left as found, but not between them.
 
     First on the model as it is, then with every parameter moved, so that layers initialised to zero hide nothing

@@ -1,10 +1,9 @@
 """How many records fit into memory at a time."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
+from dpib.hardware import free_memory
 from dpib.privacy.per_record.base import RecordLoss, Rows, trainable
 
 _SHARE = 0.5  # of the free memory; the rest is for the optimiser, the data and the allocator's waste
@@ -17,7 +16,10 @@ def fitting(model: nn.Module, loss: RecordLoss, rows: Rows, share: float = _SHAR
     gradients = sum(p.numel() * p.element_size() for p in trainable(model))
     # Gradients stand twice for a moment: as computed and as scaled; activations with their gradients.
     needed = 2 * gradients + 2 * _activations(model, loss, rows)
-    return int(min(max(1, share * _free(device) // needed), _MOST))
+    free = free_memory(device)
+    if free is None:
+        raise RuntimeError("the system does not tell the free memory: give physical")
+    return int(min(max(1, share * free // needed), _MOST))
 
 
 def _activations(model: nn.Module, loss: RecordLoss, rows: Rows) -> int:
@@ -34,12 +36,3 @@ def _activations(model: nn.Module, loss: RecordLoss, rows: Rows) -> int:
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     return sum(kept.values())
-
-
-def _free(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo does not tell the free memory: give physical")

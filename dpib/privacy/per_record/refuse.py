@@ -52,7 +52,7 @@ def _refuse_layer(name: str, module: nn.Module) -> None:
 def _refuse_parameter(name: str, parameter: nn.Parameter) -> None:
     if parameter.dtype not in (torch.float32, torch.float64):
         raise UserError(f"parameter {name} is {parameter.dtype}: clipping needs float32, call model.float()")
-    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:  # type: ignore[attr-defined]
+    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
         raise UserError(f"parameter {name} has a hook, which would see gradients of single records: remove it")
 
 

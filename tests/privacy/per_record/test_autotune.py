@@ -84,7 +84,7 @@ def test_chunks_grow_as_long_as_it_pays_and_fits(monkeypatch, cost, free, taken)
 
     monkeypatch.setattr(autotune, "STRATEGIES", ("grouped",))
     monkeypatch.setattr(autotune, "_seconds", seconds)
-    monkeypatch.setattr(memory, "_free", lambda device: free)
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
     model, loss = make(Net), Denoise(1)
     choice = choose(model, loss, physical=None)
     most = memory.fitting(model, loss, probe(loss, (1, 8, 8), 3, 1, torch.device("cpu")))
@@ -109,7 +109,7 @@ def test_chunks_shrink_with_the_free_memory(monkeypatch):
     rows = probe(loss, (1, 8, 8), 3, 1, torch.device("cpu"))
     sizes = []
     for free in (10**12, 10**6, 10**5, 1):
-        monkeypatch.setattr(memory, "_free", lambda device, free=free: free)
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
         sizes.append(memory.fitting(model, loss, rows))
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 512

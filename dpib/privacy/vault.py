@@ -6,10 +6,9 @@ a value that never reached the disk was never seen, and is drawn anew under the 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,43 +21,10 @@ from dpib.privacy import gradients
 from dpib.privacy.events import Charge, Scope
 from dpib.privacy.gradients import Gradients, GradientSpec
 from dpib.privacy.ledger import BudgetError, Ledger
+from dpib.privacy.mechanisms import Feature, Predictor, StepsMechanism, SumMechanism, Witness
 from dpib.privacy.per_record.base import RecordLoss
 from dpib.privacy.rng import NoiseSource
 from dpib.privacy.sampling import poisson
-
-
-class Feature(Protocol):
-    """A vector-valued feature of one record, meant to have Euclidean norm at most 1."""
-
-    def norms(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the norm of every record's feature, float64 [batch]; sums of squares in float32 fall short of it."""
-
-    def weighted_sum(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """Return the sum over the batch of `weights` times feature, without a row per record."""
-
-
-Predictor = Callable[[Tensor], Tensor]
-"""Maps uint8 images [n, c, h, w] to predicted labels int64 [n]."""
-
-
-@dataclass(frozen=True)
-class SumMechanism:
-    """What `release_sum` is about to do."""
-
-    feature: Feature
-
-
-@dataclass(frozen=True)
-class StepsMechanism:
-    """What `gradients` is about to do."""
-
-    loss: RecordLoss
-    model: nn.Module
-    spec: GradientSpec
-
-
-Witness = Callable[[Charge, SumMechanism | StepsMechanism], None]
-"""Told of every mechanism before it runs; sees no record. An audit learns from it what a method releases."""
 
 
 class Vault:

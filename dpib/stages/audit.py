@@ -24,8 +24,8 @@ from dpib.privacy.audit import (
 from dpib.privacy.audit.findings import Finding, as_json, as_markdown, failed
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account
+from dpib.privacy.mechanisms import StepsMechanism, SumMechanism
 from dpib.privacy.rng import NoiseSource
-from dpib.privacy.vault import StepsMechanism, SumMechanism
 from dpib.stages.context import Context
 from dpib.stages.pretrain import build
 from dpib.stages.train import calibrated

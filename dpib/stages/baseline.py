@@ -5,7 +5,7 @@ import json
 from dpib.atomic import write_text
 from dpib.errors import UserError
 from dpib.privacy.ledger import Ledger
-from dpib.privacy.vault import Predictor
+from dpib.privacy.mechanisms import Predictor
 from dpib.sensitive import Sensitive
 from dpib.stages import judge
 from dpib.stages.context import Context

@@ -16,7 +16,7 @@ from dpib.privacy import statement
 from dpib.privacy.events import Event, Plan
 from dpib.privacy.ledger import LEDGER, SLACK, Account, BudgetError, Ledger
 from dpib.privacy.lineage import spent_since
-from dpib.privacy.vault import Predictor
+from dpib.privacy.mechanisms import Predictor
 from dpib.privacy.yardstick import Yardstick
 from dpib.public import read_public
 from dpib.sensitive import Sensitive

@@ -17,7 +17,7 @@ from dpib.images import Images
 from dpib.metrics.utility import Epoch, accuracy, predictor, train_classifier
 from dpib.nn import classifiers
 from dpib.privacy.events import Charge
-from dpib.privacy.vault import Predictor
+from dpib.privacy.mechanisms import Predictor
 from dpib.stages.context import Context
 from dpib.synthesizer import Log
 

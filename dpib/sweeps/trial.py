@@ -19,7 +19,7 @@ from dpib.metrics.utility import accuracy, train_classifier
 from dpib.privacy import statement
 from dpib.privacy.events import Charge, Event, Plan
 from dpib.privacy.ledger import LEDGER, Account, BudgetError, Ledger
-from dpib.privacy.vault import Predictor
+from dpib.privacy.mechanisms import Predictor
 from dpib.sensitive import Sensitive
 from dpib.stages import judge, train
 from dpib.stages.context import Context

@@ -17,9 +17,9 @@ from dpib.privacy.audit import records, statistics
 from dpib.privacy.audit.findings import Finding
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import GradientSpec
+from dpib.privacy.mechanisms import Feature
 from dpib.privacy.per_record.base import RecordLoss
 from dpib.privacy.rng import NoiseSource
-from dpib.privacy.vault import Feature
 
 _DELTA = 1e-5
 _TARGET = 5  # of the adversarial records: the one alone in its class

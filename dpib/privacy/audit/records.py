@@ -14,9 +14,10 @@ from dpib.distributed import World
 from dpib.images import Images
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.mechanisms import Feature, Witness
 from dpib.privacy.per_record.base import RecordLoss
 from dpib.privacy.rng import NoiseSource
-from dpib.privacy.vault import Feature, Vault, Witness
+from dpib.privacy.vault import Vault
 
 _NULL = 7  # the level of every pixel of a null record; no adversarial record has it everywhere
 _CHUNK = 2

@@ -11,8 +11,9 @@ from dpib.privacy.audit import statistics
 from dpib.privacy.audit.findings import Finding
 from dpib.privacy.events import Charge, Relation
 from dpib.privacy.ledger import Account, Ledger
+from dpib.privacy.mechanisms import Predictor
 from dpib.privacy.rng import NoiseSource
-from dpib.privacy.vault import Predictor, Vault
+from dpib.privacy.vault import Vault
 
 _GAP = 3
 _EPSILON = 0.5

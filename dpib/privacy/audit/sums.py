@@ -10,8 +10,8 @@ from dpib.privacy.audit import records
 from dpib.privacy.audit.findings import Finding
 from dpib.privacy.audit.noise import audit_noise
 from dpib.privacy.events import Charge
+from dpib.privacy.mechanisms import Feature
 from dpib.privacy.rng import NoiseSource
-from dpib.privacy.vault import Feature
 
 _DRAWS = 6000
 _ROUNDING = 1e-5  # of float32 features; no fault that matters is this small

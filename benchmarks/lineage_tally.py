@@ -79,7 +79,7 @@ class Tally:
         self._folder = folder
         self._draws: dict[str, Artifact] = {}
         self._behind: dict[str, set[str]] = {}
-        self._of_run: dict[str, set[str]] = {}
+        self._of_run: dict[str, str] = {}
 
     def add(self, artifact: Artifact, log: Path, earlier: list[Artifact]) -> None:
         """Note what an artifact was made from: what its command released, and all that is behind what it began with.
@@ -90,8 +90,10 @@ class Tally:
         own = {entry["key"] for entry in entries}
         self._draws.update({entry["key"]: entry for entry in entries})
         run = str(artifact.get("run") or artifact.get("sweep"))
-        own |= self._of_run.get(run, set())  # a finished run that was found again
-        self._of_run[run] = own
+        if run in self._of_run:  # a finished run that was found again speaks of its own time
+            self._behind[artifact["id"]] = self._behind[self._of_run[run]]
+            return
+        self._of_run[run] = artifact["id"]
         parent = artifact.get("parent")
         behind = set(own) if parent is None else own | self._behind[parent["id"]]
         if any(self._draws[key]["scope"] == "val" for key in own):

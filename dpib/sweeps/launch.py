@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from dpib import lifeline
-from dpib.config import Config, from_text
+from dpib.config import Config, from_text, overlaid
 from dpib.config.schema import flatten
 from dpib.data.catalog import Card, data_root
 from dpib.data.synthetic import read_gen
@@ -32,7 +32,7 @@ from dpib.stages.generate import GEN
 from dpib.sweeps import modes, secret, winner
 from dpib.sweeps.book import Book
 from dpib.sweeps.job import Job, equal_plans
-from dpib.sweeps.space import independent
+from dpib.sweeps.space import changes, extremes, independent
 from dpib.sweeps.spec import Sweep
 from dpib.sweeps.study import Progress, Study, shown
 from dpib.sweeps.worker import startup, sweep_worker
@@ -66,6 +66,8 @@ def run_sweep(order: Order, store: Store) -> Result:
         raise UserError("sweep.mode=random_stopping keeps its trials secret in one process: use workers=1")
     if not config.data.holdout and spec.mode != "public":
         raise UserError("a sweep scores on held-out images: set data.holdout")
+    for point in extremes(spec.space):
+        overlaid(config, changes(point, spec.space))  # what is no configuration fails now, not trial by trial
     sensitive = Sensitive(config, card)
 
     def work(context: Context, run: Run | None) -> dict[str, float]:

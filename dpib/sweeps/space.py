@@ -121,6 +121,18 @@ def changes(point: Mapping[str, Any], space: Space) -> dict[str, Any]:
     return found
 
 
+def extremes(space: Space) -> list[Point]:
+    """Return points of one dimension each that reach both ends of every range, every choice and every option."""
+    points: list[Point] = []
+    for name, dimension in space.items():
+        if isinstance(dimension, Range):
+            ends = [int(v) if dimension.integer else v for v in (dimension.low, dimension.high)]
+            points += [{name: value} for value in ends]
+        else:
+            points += [{name: value} for value in dimension.grid() or ()]
+    return points
+
+
 def suggest(trial: optuna.Trial, space: Space) -> Point:
     """Return the point that Optuna proposes for `trial`."""
     return {name: trial._suggest(name, dimension.distribution()) for name, dimension in space.items()}

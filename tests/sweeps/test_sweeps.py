@@ -241,3 +241,18 @@ def test_the_command_makes_the_images_that_it_needs(tiny, tracking_uri):
     refused = CliRunner().invoke(entrypoint.main, ["--config=classifier", "--sweep.mode=public"])
     assert refused.exit_code == 1
     assert refused.output.strip().splitlines()[-1].startswith("Error: sweep.mode=public tunes synthesizers")
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        ({"train.lrr": {"low": 0.1, "high": 0.2}}, r"unknown key 'train\.lrr' \(did you mean 'train\.lr'"),
+        ({"train.steps": {"choices": [10, "many"]}}, "train.steps: "),
+        ({"train.lr": {"low": -1.0, "high": 0.1}}, r"train\.lr: .*greater than 0"),
+        ({"a": {"options": {"x": {"train.lr": 0.1}, "y": {"train.rl": 0.1}}}}, r"unknown key 'train\.rl'"),
+    ],
+)
+def test_a_space_that_leaves_the_configuration_is_refused_before_the_first_trial(order, store, space, says):
+    with pytest.raises(UserError, match=says):
+        run_sweep(order(mode="compose", epsilon_total=40.0, space=space), store)
+    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []

@@ -18,7 +18,7 @@ from dpib.stages.context import Context
 from dpib.stages.evaluate import tester
 from dpib.sweeps import trial
 from dpib.sweeps.book import Book
-from dpib.sweeps.space import Point, changes, independent
+from dpib.sweeps.space import Point, changes, extremes, independent
 from dpib.sweeps.spec import Sweep
 from dpib.tracking import Store
 
@@ -96,6 +96,7 @@ class Job:
 
     def spend(self, charges: Sequence[Charge]) -> Account:
         """Charge releases on held-out images; returns the account. This machine remembers them first."""
+        self.book.allows(charges, "val")
         account = self.book.account()
         self.purse().record([c.event("val", account.scopes["val"], account.relation) for c in charges])
         return self.book.reserve(charges, "val")
@@ -116,7 +117,8 @@ def equal_plans(job: Job, points: Sequence[Point] = ()) -> tuple[Charge, ...] | 
     Points are compared, and the space itself does not say so: a key may or may not enter a plan.
     """
     account = job.sensitive.account()
-    corners = independent(job.spec.space, "random", 8, 0)
+    drawn = independent(job.spec.space, "random", 8, 0)
+    corners = [*drawn, *({**drawn[0], **point} for point in extremes(job.spec.space))]
     plans = [trial.training_plan(job.at(point), job.card, account) for point in [*corners, *points]]
     return plans[0] if all(plan == plans[0] for plan in plans) else None
 

@@ -106,23 +106,9 @@ def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Se
     begun = book.account()
     before = [event for event in begun.events if f"/{study_name}/" not in event.id]
     start = start.model_copy(update={"events": before, "origins": begun.origins, "disjoint": begun.disjoint})
-    if spec.kind == "synthesizer" and spec.mode != "public":
-        sensitive.remember(begun.origins[-1])
     if order.config.unsafe_noise_seed is not None:
         book.taint()
-    config, card, real = order.config, order.card, sensitive
-    if spec.mode == "public":
-        config, card = _on_proxy(order, sensitive)
-        real = Sensitive(config, card)
-    judged = None if gen is None else labelled_digest(read_gen(gen, card)[0])
-    job = Job(spec, config, card, store, book, study_name, run.id, real, order.generate_run, judged)
-    if spec.mode in ("compose", "unaccounted"):
-        budget = start if spec.mode == "compose" else sensitive.account()
-        job = replace(job, charge=modes.score_charge(spec, budget, spec.trials, "score"))
-    if spec.mode == "compose" and spec.kind == "synthesizer" and spec.sampler in modes.LEARNING:
-        job = replace(job, training=equal_plans(job))
-        if job.training is None:
-            raise UserError(modes.UNEQUAL)
+    job = _job(order, run.id, book, study_name, start, sensitive, gen, store)
     if spec.mode == "one_shot":
         job.spend([modes.selection_charge(start, f"{study_name}/select")])
     if spec.mode != "public":
@@ -137,6 +123,35 @@ def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Se
         return winner.of_study(order, job, context, run, (study, progress))
     finally:
         book.close()
+
+
+def _job(
+    order: Order,
+    run_id: str,
+    book: Book,
+    study_name: str,
+    start: Account,
+    sensitive: Sensitive,
+    gen: Path | None,
+    store: Store,
+) -> Job:
+    """Return what the trials share, and what each of them is charged."""
+    spec, config, card, real = order.spec, order.config, order.card, sensitive
+    if spec.mode == "public":
+        config, card = _on_proxy(order, sensitive)
+        real = Sensitive(config, card)
+    elif spec.kind == "synthesizer":
+        sensitive.remember(start.origins[-1])
+    judged = None if gen is None else labelled_digest(read_gen(gen, card)[0])
+    job = Job(spec, config, card, store, book, study_name, run_id, real, order.generate_run, judged)
+    if spec.mode in ("compose", "unaccounted"):
+        budget = start if spec.mode == "compose" else sensitive.account()
+        job = replace(job, charge=modes.score_charge(spec, budget, spec.trials, "score"))
+    if spec.mode == "compose" and spec.kind == "synthesizer" and spec.sampler in modes.LEARNING:
+        job = replace(job, training=equal_plans(job))
+        if job.training is None:
+            raise UserError(modes.UNEQUAL)
+    return job
 
 
 def starting_account(order: Order, gen: Path | None, sensitive: Sensitive, store: Store, experiment: str) -> Account:

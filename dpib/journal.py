@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TABLES = """
-create table if not exists seen (name text primary key, digest text not null);
+create table if not exists seen (name text not null, digest text not null, primary key (name, digest));
 create table if not exists spent (
     key text not null, data text not null, event text not null, body text not null, primary key (key, data, event)
 );
@@ -44,15 +44,15 @@ class Journal:
         self._path = home / "journal.db"
 
     def saw(self, name: str, digest: str) -> None:
-        """Remember that the run or training `name` saw the images with this digest."""
+        """Remember that the run or training `name` saw the images with this digest, beside what it saw before."""
         with self._open() as connection:
-            connection.execute("insert or replace into seen values (?, ?)", (name, digest))
+            connection.execute("insert or ignore into seen values (?, ?)", (name, digest))
 
-    def seen_by(self, name: str) -> str | None:
-        """Return the digest of what a run or training saw, or None if this machine does not know it."""
+    def seen_by(self, name: str) -> set[str]:
+        """Return the digests of what a run or training saw; none where this machine does not know it."""
         with self._open() as connection:
-            row = connection.execute("select digest from seen where name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
+            rows = connection.execute("select digest from seen where name = ?", (name,)).fetchall()
+        return {str(digest) for (digest,) in rows}
 
     def spend(self, keys: Iterable[str], data: Iterable[str], events: Iterable[tuple[str, str]]) -> None:
         """Remember `events` (id, JSON) on held-out images, under what they judged and on which data.

@@ -56,7 +56,13 @@ def checked(source: Public, sensitive: Sensitive, card: Card, configured_root: s
             f"some images of {card.name} are in {source.name} too, which is taken as public: leave them out there, or "
             "give -P public_overlap=declared, and the statement says that these images are not protected"
         )
-    return source.model_copy(update={"declared": bool(shared)})
+    return source.model_copy(update={"declared": bool(shared), "compared": shared is not None})
+
+
+def absolute(name: str) -> str:
+    """Return a public folder's name as it is found from everywhere on this machine; any other name as it is."""
+    folder = written_path(name)
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def _alike(name: str, card: Card, root: Path) -> bool:

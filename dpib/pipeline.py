@@ -138,8 +138,7 @@ def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: st
             context.log.say(f"evaluate: warning: {doubt}")
         if stated is None:
             context.log.say("evaluate: this set states no training cost for this data: it gets no epsilon of its own")
-        experiment = store.experiment_of(run.id)
-        purse = Spendings(sensitive, store, experiment, tuple(account.origins), run.id[:12], digest)
+        purse = Spendings(sensitive, store, run.id, tuple(account.origins), run.id[:12], digest)
         run.tag({TAG: ",".join(purse.own)})
         return evaluate(context, sensitive, images, account, stated is not None, purse)
 

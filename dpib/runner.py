@@ -43,6 +43,7 @@ class Stage:
     together, and gets no run where that is not rank 0; it must fetch its inputs itself, because only when it is
     announced are the stages before it finished. `any_dataset` looks for finished runs everywhere. `identity`
     says which sensitive images it sees. `label` names the run where the stage's own name does not tell it from others.
+    A `trusting` stage takes a finished run of its inputs for its own whatever images that saw: one study has made both.
     What is not `timed` leaves no trace of how long it took. The errors of a `discreet` stage may name sensitive files
     and stay off the store.
     """
@@ -57,6 +58,7 @@ class Stage:
     parallel: bool = False
     any_dataset: bool = False
     label: str | None = None
+    trusting: bool = False
     timed: bool = True
     discreet: bool = False
 
@@ -91,7 +93,7 @@ def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | 
             print(f"{stage.name}: run {found} keeps the note that it has; reuse=false makes another", file=sys.stderr)
         return Result(found, store.metrics(found), reused=True)
     with Workspace(home() / "work", f"{stage.name}-{key[:20]}") as workspace:
-        run = _open(stage, config, card, store, workspace, (experiment, key, parent))
+        run = _open(stage, config, card, store, workspace, (experiment, key, parent), identity)
         if identity is not None:
             run.tag({_IMAGES: identity.told or "own"})
         if not stage.timed:
@@ -121,7 +123,7 @@ def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | 
 def _reusable(stage: Stage, key: str, identity: Identity | None, store: Store, experiment: str) -> str | None:
     """Return a finished run of this fingerprint that is known to have seen the same sensitive images, if any."""
     for found in store.find(None if stage.any_dataset else experiment, stage.name, key):
-        if identity is not None and not _saw(found, identity, store):
+        if identity is not None and not stage.trusting and not _saw(found, identity, store):
             print(
                 f"{stage.name}: run {found} did the same with other images under this name, or on another machine "
                 "whose images nobody here knows: not reused",
@@ -139,7 +141,7 @@ def _reusable(stage: Stage, key: str, identity: Identity | None, store: Store, e
 def _saw(run: str, identity: Identity, store: Store) -> bool:
     """Return whether a run saw these images: this machine knows it, or their publisher has made them known."""
     told = store.tags(run).get(_IMAGES)
-    return Journal(home()).seen_by(run) == identity.digest or (told is not None and told == identity.told)
+    return Journal(home()).seen_by(run) == {identity.digest} or (told is not None and told == identity.told)
 
 
 def _open(
@@ -149,23 +151,31 @@ def _open(
     store: Store,
     workspace: Workspace,
     where: tuple[str, str, str | None],
+    identity: Identity | None,
 ) -> Run:
-    """Return the run to work in: the interrupted one where there is one to resume, else a new one."""
+    """Return the run to work in: the interrupted one where there is one to resume, else a new one.
+
+    What was begun on other images, for another store or in a folder that this one is a copy of is begun anew: noise
+    belongs to one charge in one place.
+    """
     experiment, key, parent = where
-    notes = workspace.notes
+    notes, images = workspace.notes, identity.digest if identity is not None else None
+    begun = {"uri": store.uri, "images": images, "inode": workspace.inode}
     run = None
-    if notes and config.resume and notes["uri"] == store.uri:
+    if config.resume and begun.items() <= notes.items():
         run = store.resume(notes["run_id"])
     if run is not None:
         print(f"{stage.name}: resuming run {run.id} (resume=false starts afresh)", file=sys.stderr)
         return run
-    if notes and not config.resume:
+    if notes:
         if notes["uri"] == store.uri:
             store.close(notes["run_id"])
+        if config.resume:
+            print(f"{stage.name}: what was begun here was begun otherwise: it is begun anew", file=sys.stderr)
         workspace.clear()
     name = stage.label or run_name(stage.name, config, card, parent)
     run = store.begin(experiment, name, _tags(stage, config, card, key), parent)
-    workspace.note(run_id=run.id, uri=store.uri)
+    workspace.note(run_id=run.id, uri=store.uri, images=images, inode=workspace.inode)
     run.params(config.flat())
     for context, used in stage.contexts.items():
         run.dataset(used.name, used.homepage, context)

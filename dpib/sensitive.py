@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dpib.config import Config
 from dpib.data import store
-from dpib.data.catalog import Card, data_root, home
+from dpib.data.catalog import BUNDLED, Card, data_root, home
 from dpib.data.prepare import ensure
 from dpib.data.split import split_holdout
 from dpib.distributed import World
@@ -68,7 +68,9 @@ class Sensitive:
         Raises:
             UserError: when that data set holds some of these images, which no account can tell apart.
         """
-        if any(self._journal.seen_by(origin) == self._identity.digest for origin in account.origins):
+        if account.images is not None and account.images == self._identity.told:
+            return True
+        if any(self._identity.digest in self._journal.seen_by(origin) for origin in account.origins):
             return True
         path = store.split_path(self._root, account.dataset, "train")
         if not path.is_file() or self._count(store.read_pixels(path)) <= HANDFUL:
@@ -112,12 +114,14 @@ class Sensitive:
 
     def trained(self, account: Account) -> bool:
         """Return whether every training of `account` is known to have seen these images, split like this."""
-        if not any(event.scope == "train" for event in account.events):
-            return True
+        return not any(event.scope == "train" for event in account.events) or self.known(account)
+
+    def known(self, account: Account) -> bool:
+        """Return whether all that `account` speaks of is known to have seen these images."""
         if account.images is not None and account.images == self._identity.told:
             return True
         seen = [self._journal.seen_by(origin) for origin in account.origins]
-        return bool(seen) and all(digest == self._identity.digest for digest in seen)
+        return bool(seen) and all(digests == {self._identity.digest} for digests in seen)
 
     def spend(self, keys: Sequence[str], events: Iterable[Event]) -> None:
         """Remember what is about to be spent on the held-out images to judge what `keys` name."""
@@ -158,7 +162,10 @@ class Sensitive:
     @cached_property
     def _identity(self) -> Identity:
         expected = self._card.checksums
-        published = expected is not None and store.checksum(self._train) == expected.train
+        # What comes with a package is as public as that is.
+        published = self._card.source.kind in BUNDLED or (
+            expected is not None and store.checksum(self._train) == expected.train
+        )
         return Identity(store.digest(self._train), published)
 
     @property

@@ -22,7 +22,7 @@ class Spendings:
     Args:
         sensitive: the data set whose held-out images judge.
         store: where others' runs are.
-        experiment: those of this data set.
+        run: the one that spends.
         trainings: what the training's account calls itself and what it started from, the newest last.
         name: what the charges of this run are called by, apart from those of all others.
         images: digest of the synthetic set, by which it is known without its statement; none: there is none yet.
@@ -30,7 +30,7 @@ class Spendings:
 
     sensitive: Sensitive
     store: Store
-    experiment: str
+    run: str
     trainings: tuple[str, ...]
     name: str
     images: str | None = None
@@ -40,9 +40,10 @@ class Spendings:
         """The keys under which what is spent now will be found."""
         return (*self.trainings[-1:], *((self.images,) if self.images else ()))
 
-    def record(self, events: Sequence[Event]) -> None:
-        """Remember what is about to be spent, before it is."""
+    def record(self, events: Sequence[Event], account: Account) -> None:
+        """Remember what is about to be spent, before it is: here, and in the store as the run's ledger."""
         self.sensitive.spend(self.own, events)
+        self.store.text(self.run, account.text(), str(LEDGER))
 
     def known(self, dataset: str) -> list[Event]:
         """Return every event on held-out images of `dataset` that is known, each once.
@@ -52,7 +53,7 @@ class Spendings:
         """
         keys = list(dict.fromkeys([*self.trainings, *self.own]))
         found = {event.id: event for event in self.sensitive.spent(keys)}
-        for run, finished in self.store.tagged(self.experiment, TAG, keys):
+        for run, finished in self.store.tagged(TAG, keys):
             found.update({event.id: event for event in self._stored(run, finished, dataset)})
         return list(found.values())
 

@@ -73,6 +73,11 @@ class Workspace:
         """Add to the notes."""
         write_text(self.folder / "notes.json", json.dumps({**self.notes, **values}))
 
+    @property
+    def inode(self) -> int:
+        """What tells this folder from a copy of it."""
+        return self.folder.stat().st_ino
+
     def seconds(self) -> float:
         """Return the time worked on this stage, earlier attempts included."""
         return float(self.notes.get("seconds", 0.0)) + time.monotonic() - self._began

@@ -10,8 +10,8 @@ def test_everything_is_found_again_by_its_names(tmp_path):
     journal = Journal(tmp_path)
     journal.saw("run", "d1")
     journal.saw("run", "d2")
-    assert journal.seen_by("run") == "d2"
-    assert journal.seen_by("other") is None
+    assert journal.seen_by("run") == {"d1", "d2"}
+    assert journal.seen_by("other") == set()
     journal.spend(["training", "images"], ["name:a", "images:d"], [("val/x", '{"id": 1}')])
     journal.spend(["training"], ["name:a"], [("val/y", '{"id": 2}')])
     assert journal.spent(["images"], ["name:a"]) == ['{"id": 1}']
@@ -29,4 +29,4 @@ def test_only_its_owner_can_read_it(tmp_path):
 def test_many_may_write_at_once_and_nothing_is_lost(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: Journal(tmp_path).saw(f"run {i}", str(i)), range(40)))
-    assert [Journal(tmp_path).seen_by(f"run {i}") for i in range(40)] == [str(i) for i in range(40)]
+    assert [Journal(tmp_path).seen_by(f"run {i}") for i in range(40)] == [{str(i)} for i in range(40)]

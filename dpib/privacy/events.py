@@ -133,6 +133,11 @@ class Event(BaseModel):
     # Ledgers of the first version say so of every event; a price for a part of a scope is one that no release keeps to.
     partition: Literal[""] = Field(default="", exclude=True)
 
+    def on(self, scope: Scope, n: int) -> Self:
+        """Return the same event, under the same id, as one on `n` records of `scope`."""
+        base = tuple(event.on(scope, n) for event in self.base)
+        return self.model_copy(update={"scope": scope, "n": n, "base": base})
+
     @model_validator(mode="after")
     def _priced_by_its_kind(self) -> Self:
         if not self.id.startswith(f"{self.scope}/"):

@@ -36,7 +36,7 @@ class Public(BaseModel):
     """Images that a training took as public: nobody is protected who is in them.
 
     `digest` is `images.set_digest` of them, or the SHA-256 of a checkpoint that does not say what it learnt from.
-    `declared` says that images of the data set were known to be among them.
+    `declared` says that images of the data set were known to be among them, `compared` whether anybody looked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +44,7 @@ class Public(BaseModel):
     name: str
     digest: str
     declared: bool = False
+    compared: bool = True
 
 
 SOURCES = TypeAdapter(list[Public])
@@ -124,7 +125,7 @@ class Account(BaseModel):
         """Raise `BudgetError` where the budget does not hold `events` on top of what was spent."""
         total = self.total_of([*self.events, *events])
         if total > self.epsilon * SLACK:
-            names = ", ".join(event.id for event in events)
+            names = ", ".join(event.id for event in events) or "what was spent before"
             raise BudgetError(
                 f"{names} would bring epsilon to {total:.4g}, over the budget of {self.epsilon:g}: "
                 "raise epsilon or the noise"
@@ -134,7 +135,7 @@ class Account(BaseModel):
         """Return the events that an image of `scope` may have taken part in, as events of that scope."""
         if self.disjoint:
             return [event for event in self.events if event.scope == scope]
-        return [event.model_copy(update={"scope": scope}) for event in self.events]
+        return [event.on(scope, event.n) for event in self.events]
 
     def spent_by_scope(self) -> dict[str, float]:
         """Return epsilon at `delta` of the events of every scope that was touched."""

@@ -57,7 +57,7 @@ def spent_since(account: Account, spendings: Iterable[Event], scope: Scope = "va
                 f"{account.relation}: give -P relation={event.relation}"
             )
         # Another split may have held out another number of them.
-        events.setdefault(event.id, event.model_copy(update={"n": account.scopes[scope]}))
+        events.setdefault(event.id, event.on(scope, account.scopes[scope]))
     return account.model_copy(update={"events": list(events.values())})
 
 

@@ -80,7 +80,8 @@ def _verdict(account: Account) -> list[str]:
 
 def _public(source: Public) -> str:
     shared = "; **it is declared to hold images of this data set, which are not protected**" if source.declared else ""
-    return f"{source.name} (digest {source.digest[:12]}){shared}"
+    unseen = "" if source.compared else "; it was not at hand to be compared with the images of this data set"
+    return f"{source.name} (digest {source.digest[:12]}){shared}{unseen}"
 
 
 def large_delta(account: Account) -> str | None:

@@ -36,8 +36,8 @@ class Purse(Protocol):
     def name(self) -> str:
         """What this evaluation's charges are called by, apart from those of all others."""
 
-    def record(self, events: Sequence[Event]) -> None:
-        """Remember what is about to be spent."""
+    def record(self, events: Sequence[Event], account: Account) -> None:
+        """Remember what is about to be spent, so that it stands in `account`, where all others will find it."""
 
     def continued(self, account: Account) -> Account:
         """Return `account` with all that is known to have been spent to judge the same training."""
@@ -70,7 +70,7 @@ def evaluate(
     ledger = Ledger.open(context.artifacts / LEDGER, account, growing=True)
     # Weights that cannot be loaded are found now, not after the classifiers are trained.
     embedding = choose_embedding(config, context.device, context.log) if config.yardstick == "all" else None
-    plan = _paid(context, ledger, account.epsilon, purse) if config.eval.mode == "val" else None
+    plan = _paid(context, ledger, config.epsilon, purse) if config.eval.mode == "val" else None
     metrics, report = _utility(context, sensitive, images, ledger, plan)
     if embedding is not None:
         figures, more = fidelity(context, sensitive, images, ledger, embedding)
@@ -111,7 +111,7 @@ def _paid(context: Context, ledger: Ledger, epsilon: float, purse: Purse | None)
     if account.model_copy(update={"events": events}).spent() > epsilon * SLACK:
         raise BudgetError(f"the selections of this evaluation cost more than its budget of epsilon {epsilon:g}")
     # Written down first, looked up then: of two evaluations at once, one at least finds the other.
-    purse.record(events)
+    purse.record(events, spent_since(account, events))
     grown = spent_since(purse.continued(account), events)
     total = grown.spent()
     if total > epsilon * SLACK:

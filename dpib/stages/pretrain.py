@@ -11,7 +11,7 @@ from dpib.data.catalog import Card
 from dpib.distributed import World
 from dpib.errors import UserError
 from dpib.images import set_digest
-from dpib.overlap import checked
+from dpib.overlap import absolute, checked
 from dpib.privacy.ledger import SOURCES, Public
 from dpib.public import read_public
 from dpib.sensitive import Sensitive
@@ -60,7 +60,7 @@ def pretrain(context: Context) -> dict[str, float]:
     config = context.config
     assert config.public is not None
     public = read_public(config.public, context.card.shape, config.data_root)
-    source = Public(name=config.public, digest=set_digest(public))
+    source = Public(name=absolute(config.public), digest=set_digest(public))
     sensitive = Sensitive(config, context.card)
     if sensitive.prepared:  # else the training finds it out
         checked(source, sensitive, context.card, config.data_root, config.public_overlap is not None)

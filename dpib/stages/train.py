@@ -1,6 +1,7 @@
 """Train: the synthesizer's only contact with the sensitive images, through the vault."""
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from dpib import checkpoint
@@ -56,14 +57,29 @@ def started(context: Context, sensitive: Sensitive, account: Account, pretrained
         return account
     before = checkpoint.text(pretrained, "ledger")
     if before is not None:
-        account = inherit(Account.parse(before), account, sensitive.same)
+        account = _apart(inherit(Account.parse(before), account, sensitive.same), account.origins, sensitive)
     declared = config.public_overlap is not None
     found = account.public if before is not None else sources(pretrained)
     root = data_root(config.data_root)
     for source in found:
         refuse_alike(source.name, context.card, root)
     public = [checked(source, sensitive, context.card, config.data_root, declared) for source in found]
+    for source in public:
+        if not source.compared:
+            context.log.say(
+                f"train: {source.name}, which is taken as public, is not at hand to be compared with these images"
+            )
     return account.model_copy(update={"public": public})
+
+
+def _apart(account: Account, own: Sequence[str], sensitive: Sensitive) -> Account:
+    """Return an inherited account, its scopes disjoint only if what came before is known to have split these images."""
+    before = account.model_copy(update={"origins": [origin for origin in account.origins if origin not in own]})
+    if not any(event.scope == "val" for event in account.events) or sensitive.known(before):
+        return account
+    account = account.model_copy(update={"disjoint": False})
+    account.require(())
+    return account
 
 
 def fit(context: Context, sensitive: Sensitive, pretrained: Path | None, ledger: Ledger, plan: Plan) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, create_engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from dpib.errors import UserError
 from dpib.privacy.events import Charge, Scope
 from dpib.privacy.ledger import Account, Ledger, Public
 from dpib.privacy.lineage import merged
@@ -64,6 +65,21 @@ class Book:
                 connection.execute(insert(_ACCOUNTS).values(row))
         except IntegrityError:
             return
+
+    def require(self) -> None:
+        """Raise `UserError` where this database does not hold the account that was begun for the study."""
+        _META.create_all(self._engine)
+        query = select(_ACCOUNTS.c.version).where(_ACCOUNTS.c.study == self._study)
+        with self._engine.connect() as connection:
+            if connection.execute(query).scalar() is None:
+                raise UserError(
+                    f"the database does not hold the ledger of study {self._study}, which was begun in another one: "
+                    "give that one as storage, or -P resume=false to begin a sweep of its own"
+                )
+
+    def disjoin(self) -> None:
+        """Let every event count for every image: another machine takes part whose split nobody can compare."""
+        self._change(lambda ledger: ledger.carry(ledger.account.model_copy(update={"disjoint": False})))
 
     def account(self) -> Account:
         """Return the account as it stands now."""
@@ -147,10 +163,10 @@ class Book:
         with tempfile.TemporaryDirectory() as folder:
             while True:
                 version, account = self._read()
-                before = account.model_copy(deep=True)
-                change(Ledger(account, Path(folder) / "ledger.json"))
-                if account == before or self._swap(version, account):
-                    return account
+                ledger = Ledger(account.model_copy(deep=True), Path(folder) / f"{version}.json")
+                change(ledger)
+                if ledger.account == account or self._swap(version, ledger.account):
+                    return ledger.account
 
     def _swap(self, version: int, account: Account) -> bool:
         statement = (

@@ -73,15 +73,18 @@ class Job:
         config, card = from_text(memo["config"], {}, f"study {study}")
         charge = None if memo["charge"] is None else _charge(memo["charge"])
         training = None if memo["training"] is None else tuple(_charge(each) for each in memo["training"])
+        book, sensitive = Book(url, study), Sensitive(config, card)
+        if spec.mode not in ("public", "one_shot") and not sensitive.known(book.account()):
+            book.disjoin()
         return cls(
             spec,
             config,
             card,
             store,
-            Book(url, study),
+            book,
             study,
             memo["parent"],
-            Sensitive(config, card),
+            sensitive,
             memo["generate_run"],
             memo["judged"],
             charge,
@@ -91,15 +94,14 @@ class Job:
     def purse(self) -> Spendings:
         """Return what pays for this sweep's scores."""
         trainings = tuple(self.book.account().origins)
-        experiment = self.store.experiment_of(self.parent)
-        return Spendings(self.sensitive, self.store, experiment, trainings, self.study, self.judged)
+        return Spendings(self.sensitive, self.store, self.parent, trainings, self.study, self.judged)
 
     def spend(self, charges: Sequence[Charge]) -> Account:
-        """Charge releases on held-out images; returns the account. This machine remembers them first."""
-        self.book.allows(charges, "val")
-        account = self.book.account()
-        self.purse().record([c.event("val", account.scopes["val"], account.relation) for c in charges])
-        return self.book.reserve(charges, "val")
+        """Charge releases on held-out images, where this machine and the store find them; returns the account."""
+        account = self.book.reserve(charges, "val")
+        events = [c.event("val", account.scopes["val"], account.relation) for c in charges]
+        self.purse().record(events, closed(account, self.spec.epsilon_total or self.config.epsilon))
+        return account
 
     def at(self, point: Point) -> Config:
         """Return the configuration of a trial. A retry finds what its first attempt has finished."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from dpib import lifeline
+from dpib.atomic import write_text
 from dpib.config import Config, from_text, overlaid
 from dpib.config.schema import flatten
 from dpib.data.catalog import Card, data_root
@@ -97,11 +98,15 @@ def run_sweep(order: Order, store: Store) -> Result:
 def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Sensitive) -> dict[str, float]:
     spec, study_name = order.spec, f"{order.spec.name}-{run.id[:12]}"
     gen = store.fetch(order.generate_run, str(GEN)) if order.generate_run is not None else None
-    start = starting_account(order, gen, sensitive, store, store.experiment_of(run.id))
+    start = starting_account(order, gen, sensitive, store, run.id)
     hidden = spec.mode == "random_stopping"
     url = f"sqlite:///{(context.private / 'book.db').resolve()}" if hidden else order.url
     book = Book(url, study_name)
+    mark = context.private / "book.txt"
+    if mark.is_file():
+        book.require()
     book.begin(_capped(order, start))
+    write_text(mark, study_name)
     # A sweep that is continued calibrates from the ledger that it began with, whatever happened since.
     begun = book.account()
     before = [event for event in begun.events if f"/{study_name}/" not in event.id]
@@ -109,10 +114,10 @@ def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Se
     if order.config.unsafe_noise_seed is not None:
         book.taint()
     job = _job(order, run.id, book, study_name, start, sensitive, gen, store)
-    if spec.mode == "one_shot":
-        job.spend([modes.selection_charge(start, f"{study_name}/select")])
     if spec.mode != "public":
         run.tag({TAG: ",".join(job.purse().own)})
+    if spec.mode == "one_shot":
+        job.spend([modes.selection_charge(start, f"{study_name}/select")])
     try:
         if hidden:
             return winner.of_secret(order, job, context, run, secret.search(job, context))
@@ -138,7 +143,7 @@ def _job(
     """Return what the trials share, and what each of them is charged."""
     spec, config, card, real = order.spec, order.config, order.card, sensitive
     if spec.mode == "public":
-        config, card = _on_proxy(order, sensitive)
+        config, card = _on_proxy(order, sensitive, book)
         real = Sensitive(config, card)
     elif spec.kind == "synthesizer":
         sensitive.remember(start.origins[-1])
@@ -154,7 +159,7 @@ def _job(
     return job
 
 
-def starting_account(order: Order, gen: Path | None, sensitive: Sensitive, store: Store, experiment: str) -> Account:
+def starting_account(order: Order, gen: Path | None, sensitive: Sensitive, store: Store, run: str) -> Account:
     """Return the ledger that the sweep continues, its cap in it.
 
     A classifier sweep inherits what made the images in `gen`, and everything that is known to have been spent on
@@ -167,7 +172,7 @@ def starting_account(order: Order, gen: Path | None, sensitive: Sensitive, store
         images, statement = read_gen(gen, order.card)
         account = inherited(statement, order.card.name, gen) or account
         digest = labelled_digest(images)
-        account = Spendings(sensitive, store, experiment, tuple(account.origins), "", digest).continued(account)
+        account = Spendings(sensitive, store, run, tuple(account.origins), "", digest).continued(account)
     cap, spent = order.spec.epsilon_total or order.config.epsilon, account.spent_by_scope().get("train", 0.0)
     if spent > cap and order.spec.mode != "unaccounted":
         raise UserError(f"the images have cost epsilon {spent:.4g} already: raise sweep.epsilon_total={cap:g}")
@@ -181,7 +186,7 @@ def _capped(order: Order, start: Account) -> Account:
     return start.model_copy(update={"epsilon": _BOUNDLESS}) if free else start
 
 
-def _on_proxy(order: Order, sensitive: Sensitive) -> tuple[Config, Card]:
+def _on_proxy(order: Order, sensitive: Sensitive, book: Book) -> tuple[Config, Card]:
     """Return the configuration and the card of the public proxy.
 
     Raises:
@@ -191,7 +196,7 @@ def _on_proxy(order: Order, sensitive: Sensitive) -> tuple[Config, Card]:
     proxy, root = order.spec.proxy, order.config.data_root
     refuse_alike(proxy, order.card, data_root(root))
     source = Public(name=proxy, digest=set_digest(read_public(proxy, order.card.shape, root)))
-    checked(source, sensitive, order.card, root, order.config.public_overlap is not None)
+    book.learn([checked(source, sensitive, order.card, root, order.config.public_overlap is not None)])
     other = {"dataset": proxy, "delta": "none", "data.holdout": "none"}
     config, card = from_text(dump_yaml(order.config.nested()), other, "the configuration of the sweep")
     if card.shape != order.card.shape:

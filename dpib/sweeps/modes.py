@@ -200,5 +200,5 @@ def _nothing_left(account: Account) -> UserError:
     return UserError(
         f"the held-out images have already spent epsilon {_spent(account):.4g} of "
         f"sweep.epsilon_total={account.epsilon:g}: "
-        "raise it, or start from a generate run that was not evaluated"
+        f"raise it (to {2 * _spent(account):.4g}, say), or start from a generate run that was not evaluated"
     )

@@ -58,7 +58,7 @@ def run_trial(
         run.tag({TAG: ",".join(job.purse().own)})
         images = _images(job, slot, context, charges)
         metrics = _classify(job, slot, context, images, stop)
-        account = closed(job.book.account(), job.spec.epsilon_total or config.epsilon)
+        account = closed(job.purse().continued(job.book.account()), job.spec.epsilon_total or config.epsilon)
         trial.restate(context, account)
         if not account.tainted and spec.mode != "unaccounted":
             metrics["privacy/epsilon_trial"] = _price(job, charges, "sweep/score" in metrics)
@@ -66,7 +66,16 @@ def run_trial(
 
     label = f"trial-{slot:03d}"
     private = spec.mode != "unaccounted"
-    stage = Stage("trial", work, (job.study, label), private=private, private_snapshot=True, label=label)
+    stage = Stage(
+        "trial",
+        work,
+        (job.study, label),
+        identity=job.sensitive.identity,
+        trusting=True,
+        private=private,
+        private_snapshot=True,
+        label=label,
+    )
     result = execute(stage, config, job.card, job.store, job.parent)
     return result, result.metrics.get(score_name(spec))
 

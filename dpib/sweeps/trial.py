@@ -47,7 +47,7 @@ class OwnPurse:
 
     name = "proxy"
 
-    def record(self, events: Sequence[Event]) -> None:
+    def record(self, events: Sequence[Event], account: Account) -> None:
         """Forget: nobody will ask."""
 
     def continued(self, account: Account) -> Account:

@@ -15,6 +15,7 @@ from dpib.pipeline import run_main
 from dpib.privacy import statement
 from dpib.privacy.events import Plan
 from dpib.privacy.ledger import LEDGER, Account, Ledger
+from dpib.privacy.lineage import merged
 from dpib.section import dump_yaml
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
@@ -152,6 +153,7 @@ def _papers(order: "Order", job: Job, context: Context, run: Run, metrics: Mappi
     spec, path = job.spec, context.artifacts / LEDGER
     final = spec.mode == "public" and path.is_file()
     account = Account.parse(path.read_text()) if final else _closed(order, job, path)
+    account = account.model_copy(update={"public": merged(account.public, job.book.account().public)})
     write_text(path, account.text())
     preface = f"# Sweep {spec.name}: mode {spec.mode}\n\n{_MEANING[spec.mode]}\n\n"
     write_text(context.artifacts / STATEMENT, preface + statement.render(account))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import LifecycleStage
+from mlflow.entities import LifecycleStage, ViewType
 from mlflow.exceptions import MlflowException
 
 from dpib.errors import UserError
@@ -159,8 +159,10 @@ class Store:
         timeless.follow_launcher(self._client, self.uri)
 
     def close(self, run_id: str, status: str = "KILLED") -> None:
-        """End a run that nobody will continue."""
+        """End a run that nobody will continue, if it has not finished."""
         try:
+            if self._client.get_run(run_id).info.status == "FINISHED":
+                return
             timeless.end(self._client, run_id, status)
         except MlflowException:
             return
@@ -177,19 +179,27 @@ class Store:
         )
         return [run.info.run_id for run in runs]
 
-    def tagged(self, experiment: str, tag: str, values: Sequence[str]) -> list[tuple[str, bool]]:
-        """Return (run, whether it is finished) of all runs whose `tag`, a list with commas, holds one of `values`."""
+    def tagged(self, tag: str, values: Sequence[str]) -> list[tuple[str, bool]]:
+        """Return (run, whether it is finished) of all runs whose `tag`, a list with commas, holds one of `values`.
+
+        Runs of every experiment count, and those that somebody deleted: what they spent stays spent.
+        """
         found: dict[str, bool] = {}
+        everywhere = [e.experiment_id for e in self._client.search_experiments(view_type=ViewType.ALL)]
         for value in values:
             token = None
             while True:
                 query = f"tags.`{tag}` LIKE '%{value}%'"
-                page = self._client.search_runs([experiment], query, max_results=1000, page_token=token)
+                page = self._client.search_runs(everywhere, query, ViewType.ALL, max_results=1000, page_token=token)
                 found.update({run.info.run_id: run.info.status == "FINISHED" for run in page})
                 token = page.token
                 if not token:
                     break
         return list(found.items())
+
+    def text(self, run_id: str, content: str, path: str) -> None:
+        """Upload one text artifact of a run that is at work elsewhere, too."""
+        self._client.log_text(run_id, content, path)
 
     def follow(self, run_id: str) -> str:
         """Return the run's own id, also for the id that `mlflow run` printed for it.

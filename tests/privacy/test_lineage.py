@@ -7,6 +7,7 @@ from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account, Ledger, Public
 from dpib.privacy.lineage import about, inherit, spent_since
 from dpib.privacy.statement import render
+from dpib.privacy.stopping import Stopping
 
 
 def account(*names, sigma=8.0, **changes):
@@ -126,3 +127,13 @@ def test_the_same_images_under_other_terms_are_refused(change, says):
 def test_a_start_that_overspent_the_new_budget_is_refused():
     with pytest.raises(BudgetError, match=r"already spent epsilon = .* over the budget of 0\.1"):
         inherit(account("query"), account(epsilon=0.1))
+
+
+def test_a_search_of_random_length_is_moved_with_all_its_trials():
+    base = (Charge("score", "gaussian", "", sigma=3.0),)
+    stopping = Stopping.negative_binomial(3.0, 0.0)
+    search = Charge("s/scores", "random_stopping", "", base=base, stopping=stopping).event("val", 20, "zero_out")
+    found = spent_since(account(scopes={"train": 100, "val": 10}), [search])
+    assert Account.parse(found.text()) == found
+    together = found.model_copy(update={"disjoint": False}).touching("train")
+    assert {event.scope for event in together[0].base} == {"train"}

@@ -15,7 +15,9 @@ from dpib.data.catalog import Sizes, Source, find_card
 from dpib.errors import UserError
 from dpib.methods.kernel import MeanEmbedding
 from dpib.pipeline import Start, file_digest, run_evaluate, run_generate, run_main, run_prepare, run_pretrain, run_train
+from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account
+from dpib.spendings import Spendings
 from dpib.stages.generate import GEN
 from dpib.stages.pretrain import FINAL
 
@@ -166,17 +168,38 @@ def test_what_held_out_images_spent_is_continued_by_file_and_by_run(small, store
     assert len({event.id for event in ledger(store, again).events if event.scope == "val"}) >= 6
 
 
-def test_what_another_machine_spent_is_found_in_the_store(small, store, monkeypatch, tmp_path):
+def test_what_another_machine_spent_is_found_in_the_store(small, store, root, monkeypatch, tmp_path):
+    own_set(root, "own", "digits_28")
+    for name, unknown in (("digits_28", 0), ("own", 10)):
+        config, card = small(dataset=name)
+        trained = run_train(config, card, store)
+        drawn = run_generate(config, card, store, trained.run_id)
+        gen = store.fetch(drawn.run_id, str(GEN))
+        first = run_evaluate(config, card, store, gen, drawn.run_id)
+        # Somebody moved that run to another experiment's trash: what it spent stays spent.
+        mlflow.MlflowClient().delete_run(first.run_id)
+        monkeypatch.setenv("DPIB_HOME", str(tmp_path / f"another home of {name}"))
+        elsewhere = run_evaluate(config, card, store, gen, "by file")
+        # Twice 10 on held-out images; that the training split images of one's own like this is not known there.
+        assert elsewhere.metrics["privacy/epsilon"] == pytest.approx(20 + unknown, rel=1e-3)
+        assert ledger(store, elsewhere).disjoint == (not unknown)
+        monkeypatch.setenv("DPIB_HOME", str(tmp_path / "home"))
+
+
+def test_an_evaluation_tells_the_store_what_it_will_spend_before_it_looks_for_others(small, store, monkeypatch):
     config, card = small()
-    trained = run_train(config, card, store)
-    drawn = run_generate(config, card, store, trained.run_id)
-    gen = store.fetch(drawn.run_id, str(GEN))
-    run_evaluate(config, card, store, gen, drawn.run_id)
-    monkeypatch.setenv("DPIB_HOME", str(tmp_path / "another home"))
-    elsewhere = run_evaluate(config, card, store, gen, "by file")
-    # Twice 10 on held-out images, and this machine does not know that the training saw others: 10 more.
-    assert elsewhere.metrics["privacy/epsilon"] == pytest.approx(30, rel=1e-3)
-    assert not ledger(store, elsewhere).disjoint
+    gen = store.fetch(run_generate(config, card, store, run_train(config, card, store).run_id).run_id, str(GEN))
+    seen = []
+
+    def looks(self, dataset):
+        found = Account.parse(self.store.fetch(self.run, "privacy/ledger.json").read_text())
+        seen.extend(event.id for event in found.events if event.scope == "val")
+        raise RuntimeError("that is all that is to be seen")
+
+    monkeypatch.setattr(Spendings, "known", looks)
+    with pytest.raises(RuntimeError, match="all that is to be seen"):
+        run_evaluate(config, card, store, gen, "g")
+    assert [name.partition("/select/")[2] for name in seen] == ["resnet", "best"]
 
 
 def test_held_out_images_of_a_set_prepared_anew_may_be_those_trained_on(small, store, root):
@@ -191,13 +214,98 @@ def test_held_out_images_of_a_set_prepared_anew_may_be_those_trained_on(small, s
     assert "not known that they are disjoint" in store.fetch(judged.run_id, "privacy/statement.md").read_text()
 
 
-def test_a_colleagues_run_on_other_images_of_that_name_is_not_mine(small, store, monkeypatch, tmp_path):
-    first = run_train(*small(), store)
-    assert run_train(*small(), store).reused
+def test_a_colleagues_run_on_other_images_of_that_name_is_not_mine(small, store, root, monkeypatch, tmp_path):
+    own_set(root, "own", "digits_28")
+    first = run_train(*small(dataset="own"), store)
+    assert run_train(*small(dataset="own"), store).reused
     monkeypatch.setenv("DPIB_HOME", str(tmp_path / "colleague"))
-    second = run_train(*small(), store)
+    second = run_train(*small(dataset="own"), store)
     assert not second.reused
     assert second.run_id != first.run_id
+
+
+def interrupted(monkeypatch, work):
+    """Do `work`, which ends as by Ctrl-C right after the training's release."""
+    original = MeanEmbedding.train
+
+    def dies(self, vault, log):
+        original(self, vault, log)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MeanEmbedding, "train", dies)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    monkeypatch.setattr(MeanEmbedding, "train", original)
+
+
+def test_work_that_was_begun_on_other_images_is_not_resumed_on_these(small, store, root, monkeypatch, capsys):
+    config, card = small()
+    interrupted(monkeypatch, lambda: run_train(config, card, store))
+    with np.load(root / "digits_28" / "train.npz") as content:
+        arrays = {k: v[::-1] if k in ("images", "labels") else v for k, v in content.items()}
+    np.savez(root / "digits_28" / "train.npz", **arrays)
+    trained = run_train(config, card, store)
+    assert "it is begun anew" in capsys.readouterr().err
+    drawn = run_generate(config, card, store, trained.run_id)
+    judged = run_evaluate(config, card, store, store.fetch(drawn.run_id, str(GEN)), drawn.run_id)
+    assert judged.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert len([run for run in runs if run.data.tags["dpib.stage"] == "train"]) == 2
+
+
+def test_a_copy_of_unfinished_work_is_not_resumed_beside_the_original(small, store, monkeypatch, tmp_path):
+    config, card = small()
+    interrupted(monkeypatch, lambda: run_train(config, card, store))
+    shutil.copytree(tmp_path / "home", tmp_path / "copied home")
+    original = run_train(config, card, store)
+    monkeypatch.setenv("DPIB_HOME", str(tmp_path / "copied home"))
+    copied = run_train(config.model_copy(update={"reuse": False}), card, store)
+    assert copied.run_id != original.run_id
+    assert ledger(store, copied).origins != ledger(store, original).origins
+
+
+def test_held_out_images_that_are_trained_on_later_pay_for_both(small, store, root):
+    scored = Charge("r/score", "noisy_max", "", epsilon=4.0).event("val", 150, "zero_out")
+    first = run_train(*small(), store)
+    account = ledger(store, first)
+    start = store.fetch(first.run_id, str(FINAL))
+    paid = account.model_copy(update={"events": [*account.events, scored]})
+    checkpoint.save(start, checkpoint.load(start), ledger=paid.text())
+    apart = run_train(*small(epsilon=20), store, Start(file=start))
+    assert ledger(store, apart).disjoint
+    with np.load(root / "digits_28" / "train.npz") as content:
+        arrays = {k: v[::-1] if k in ("images", "labels") else v for k, v in content.items()}
+    np.savez(root / "digits_28" / "train.npz", **arrays)
+    with pytest.raises(UserError, match="what was spent before would bring epsilon to"):
+        run_train(*small(epsilon=12), store, Start(file=start))
+    together = ledger(store, run_train(*small(epsilon=20), store, Start(file=start)))
+    assert not together.disjoint
+    assert together.spent() <= 20 < together.spent_by_scope()["train"] + 4
+
+
+def test_an_evaluation_spends_its_own_budget_and_not_that_of_what_made_the_images(small, store):
+    config, card = small(epsilon=20)
+    drawn = run_generate(config, card, store, run_train(config, card, store).run_id)
+    judged = run_evaluate(*small(epsilon=2), store, store.fetch(drawn.run_id, str(GEN)), "by file")
+    assert judged.metrics["privacy/epsilon_selection"] == pytest.approx(2, rel=1e-3)
+
+
+def test_a_public_folder_is_found_again_from_another_folder(small, store, tmp_path, monkeypatch, digits_root):
+    monkeypatch.chdir(tmp_path)
+    with np.load(digits_root / "digits_28" / "train.npz") as content:
+        for i in range(20):
+            (tmp_path / "pub" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(content["images"][i]).save(tmp_path / "pub" / str(i % 2) / f"{i}.png")
+    pretrained = run_pretrain(*small(dataset="glyphs_28", public="pub", pretrain__batch=10), store)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"some images of digits_28 are in .*pub too"):
+        run_train(*small(), store, Start(run=pretrained.run_id))
+    # Where it is gone and was never compared, the statement says so.
+    (tmp_path / "pub").rename(tmp_path / "gone")
+    monkeypatch.setenv("DPIB_HOME", str(tmp_path / "another home"))
+    trained = run_train(*small(), store, Start(run=pretrained.run_id))
+    assert "not at hand to be compared" in store.fetch(trained.run_id, "privacy/statement.md").read_text()
 
 
 def test_a_run_on_published_images_is_everybodys(small, store, root, monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """A charge is bound to the place that holds its noise, and every trial states what its sweep has spent."""
 
 import json
+from dataclasses import replace
 
 import mlflow
 import numpy as np
@@ -10,14 +11,20 @@ from dpib.errors import UserError
 from dpib.pipeline import Start, run_evaluate, run_train
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account
+from dpib.section import validated
+from dpib.sensitive import Sensitive
 from dpib.stages.generate import GEN
 from dpib.stages.pretrain import FINAL
+from dpib.sweeps import job as jobs
 from dpib.sweeps import slot as slots
 from dpib.sweeps.book import Book
 from dpib.sweeps.launch import run_sweep
+from dpib.sweeps.spec import Sweep
 from tests.sweeps.test_sweeps import base, children, images, ledger, order, store  # noqa: F401 - fixtures
 
 COMPOSE = {"mode": "compose", "trials": 2}
+SPEC = validated(Sweep, {"name": "s", "kind": "synthesizer", "trials": 2, "epsilon_total": 9.0, "mode": "compose",
+                         "space": {"train.lr": {"low": 0.1, "high": 0.2}}}, "test")  # fmt: skip
 
 
 def test_a_place_keeps_its_number_and_a_new_one_takes_the_next(tmp_path):
@@ -127,3 +134,58 @@ def test_random_stopping_tells_neither_its_time_nor_a_boundless_cap(order, base,
     assert account.spent() == pytest.approx(account.epsilon)
     judged = run_evaluate(*base, store, gen, "the winner's images")
     assert judged.metrics["privacy/epsilon_selection"] > account.spent_by_scope()["val"]
+
+
+def test_a_sweep_that_is_continued_in_another_database_is_refused(order, store, tmp_path, monkeypatch):  # noqa: F811
+    original, died = slots._classify, []
+
+    def dies(*arguments):
+        if not died:
+            died.append(True)
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(slots, "_classify", dies)
+    asked = order(**COMPOSE, epsilon_total=40.0)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(asked, store)
+    with pytest.raises(UserError, match="which was begun in another one: give that one as storage"):
+        run_sweep(replace(asked, url=f"sqlite:///{tmp_path / 'another.db'}"), store)
+    assert len(ledger(store, run_sweep(asked, store).run_id).events) == 4
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_worker_with_images_that_nobody_can_compare_makes_every_event_count_for_all(tmp_path, known, base):  # noqa: F811
+    config, card = base
+    url = f"sqlite:///{tmp_path / 'book.db'}"
+    sensitive = Sensitive(config, card)
+    account = sensitive.account().model_copy(
+        update={"origins": ["o"], "images": sensitive.account().images if known else None}
+    )
+    Book(url, "s").begin(account)
+    job = jobs.Job(SPEC, config, card, Remote(), Book(url, "s"), "s", "parent", sensitive)
+    jobs.Job.recall(job.memo(), url, "s", Remote())
+    assert Book(url, "s").account().disjoint == known
+
+
+class Remote:
+    uri = "none"
+
+
+def test_a_search_in_secret_shows_its_ledger_before_its_winner(order, images, store, monkeypatch):  # noqa: F811
+    from dpib.sweeps import winner
+
+    monkeypatch.setattr(winner, "_end", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(order(images, mode="random_stopping", drawn={"mean": 2.0}), store)
+    (run,) = [
+        r
+        for r in mlflow.search_runs(search_all_experiments=True, output_format="list")
+        if r.info.run_name.startswith("sweep")
+    ]
+    assert [e.kind for e in ledger(store, run.info.run_id).events if e.scope == "val"] == ["random_stopping"]
+
+
+def test_a_public_sweep_says_what_it_took_as_public(order, store):  # noqa: F811
+    found = run_sweep(order(mode="public", proxy="glyphs_28", final=True, trials=1), store)
+    assert [source.name for source in ledger(store, found.run_id).public] == ["glyphs_28"]

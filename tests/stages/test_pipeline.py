@@ -3,6 +3,7 @@
 import mlflow
 import numpy as np
 import pytest
+import torch
 
 from dpib.config import compose
 from dpib.errors import UserError
@@ -38,6 +39,9 @@ def test_a_main_run_keeps_every_name_of_the_contract(go, store):
         "config.yaml", "gen/sample.png", "privacy/ledger.json", "privacy/statement.md", "report.json",
     }  # fmt: skip
     kids = children(run)
+    inputs = {name: kid.data.tags["dpib.inputs"] for name, kid in kids.items()}
+    ids = {name: kid.info.run_id for name, kid in kids.items()}
+    assert inputs == {"train": "none", "generate": ids["train"], "evaluate": ids["generate"]}
     assert {name: kid.info.run_name for name, kid in kids.items()} == {s: s for s in ("train", "generate", "evaluate")}
     assert {
         "checkpoints/final.safetensors", "checkpoints/snapshot.safetensors", "config.yaml", "logs/stage.log",
@@ -48,6 +52,13 @@ def test_a_main_run_keeps_every_name_of_the_contract(go, store):
     names = {i.dataset.name for i in run.inputs.dataset_inputs}
     assert names == {"digits_28"}
     assert len(mlflow.MlflowClient().get_metric_history(kids["train"].info.run_id, "train/loss")) > 3
+
+
+def test_a_gpu_that_is_not_there_is_refused(store, tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config, card = compose({**tiny, "device": "cuda"})
+    with pytest.raises(UserError, match="torch sees no GPU here: use device=auto"):
+        run_train(config, card, store)
 
 
 def test_the_total_stays_within_what_was_asked_for(go):
@@ -107,6 +118,8 @@ def test_public_pretraining_is_a_stage_of_its_own_and_costs_nothing(go, store):
     kids = children(run)
     assert set(kids) == {"pretrain", "train", "generate", "evaluate"}
     assert not any(k.startswith("privacy") for k in kids["pretrain"].data.metrics)
+    assert [i.dataset.name for i in kids["pretrain"].inputs.dataset_inputs] == ["glyphs_28"]
+    assert kids["train"].data.tags["dpib.inputs"] == kids["pretrain"].info.run_id
     assert run.data.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)
 
 

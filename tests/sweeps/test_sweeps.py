@@ -12,6 +12,7 @@ from dpib.config.compose import nest
 from dpib.errors import UserError
 from dpib.pipeline import run_evaluate, run_generate, run_train
 from dpib.privacy.ledger import Account
+from dpib.privacy.stopping import Stopping
 from dpib.section import parse_yaml, validated
 from dpib.stages.generate import GEN
 from dpib.sweeps import secret, trial
@@ -178,16 +179,26 @@ def test_composed_synthesizers_stop_at_the_cap(order, store):
 
 
 def test_random_stopping_shows_the_winner_and_nothing_else(order, images, store, tmp_path, monkeypatch):
-    ran = []
+    ran, rates = [], []
     original = secret._run
-    monkeypatch.setattr(secret, "_run", lambda *a: ran.append(original(*a)) or ran[-1])
+
+    def run(job, context, *arguments):
+        rates.append(context.config.eval.schedule.lr)
+        ran.append(original(job, context, *arguments))
+        return ran[-1]
+
+    monkeypatch.setattr(secret, "_run", run)
+    monkeypatch.setattr(Stopping, "draw", lambda self, noise: 3)
     asked = order(images, mode="random_stopping", drawn={"mean": 3.0})
     found = run_sweep(asked, store)
     account = ledger(store, found.run_id)
     (event,) = [e for e in account.events if e.scope == "val"]
     assert (event.kind, event.stopping) == ("random_stopping", asked.spec.drawn.stopping())
     assert 9.98 < found.metrics["privacy/epsilon_selection"] <= 10
+    assert len(set(rates)) == 3
     assert found.metrics["sweep/best_value"] == pytest.approx(100 * max(ran) / 150)
+    best = mlflow.get_run(found.run_id).data.params["best.eval.schedule.lr"]
+    assert float(best) == rates[ran.index(max(ran))]
     assert "sweep/trials" not in found.metrics
     assert children(found.run_id) == []
     assert not (tmp_path / "sweeps.db").exists()

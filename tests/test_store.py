@@ -5,6 +5,7 @@ import pytest
 
 from dpib.errors import UserError
 from dpib.tracking import Store
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -118,3 +119,9 @@ def test_a_run_elsewhere_keeps_where_its_code_came_from(store, monkeypatch):
     assert "mlflow.log" not in tags
     assert store.tags(given)["dpib.run"] == run.id
     assert store.follow(given) == run.id
+
+
+def test_what_ails_an_address_is_said_in_few_words():
+    uri = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match=rf"no MLflow server answers at {uri} \(Connection refused\): check"):
+        Store(uri)

@@ -7,6 +7,7 @@ import pytest
 
 from dpib.config import overlaid
 from dpib.errors import UserError
+from dpib.privacy.ledger import BudgetError
 from dpib.runner import Result
 from dpib.sweeps import worker
 from dpib.sweeps.launch import run_sweep
@@ -40,11 +41,18 @@ def test_the_best_in_the_direction_that_was_asked_for_wins(order, store, played,
     assert found.metrics["privacy/epsilon_sweep"] == 0
 
 
-def test_trials_are_counted_by_what_became_of_them(order, store, played):  # noqa: F811
+def test_trials_are_counted_by_what_became_of_them(order, store, played, capsys):  # noqa: F811
     played(None, UserError("too wide"), 1.0)
     found = run_sweep(order(**PUBLIC), store)
     counted = {name: found.metrics[f"sweep/{name}"] for name in ("trials", "given_up", "failed", "best_value")}
     assert counted == {"trials": 2, "given_up": 1, "failed": 1, "best_value": 1.0}
+    assert "stopped at the cap" not in capsys.readouterr().err
+
+
+def test_a_sweep_that_reached_its_cap_says_so_and_counts_what_was_done(order, store, played, capsys):  # noqa: F811
+    played(1.0, BudgetError("over the budget"), 2.0)
+    assert run_sweep(order(**PUBLIC), store).metrics["sweep/trials"] == 1
+    assert "stopped at the cap after 1 trials: over the budget" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

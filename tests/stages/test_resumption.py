@@ -33,6 +33,15 @@ def test_finished_stages_are_reused_and_reuse_can_be_refused(go):
     assert set(children(run)) == {"train", "generate", "evaluate"}
 
 
+def test_other_processes_are_told_of_every_stage_that_they_share_done_or_found(store, tiny, monkeypatch):
+    told = []
+    monkeypatch.setattr("dpib.runner.announce", lambda world, run, snapshot: told.append((run, snapshot is not None)))
+    config, card = compose(tiny)
+    trained, _ = (run_train(config, card, store).run_id for _ in range(2))
+    drawn, _ = (run_generate(config, card, store, trained).run_id for _ in range(2))
+    assert told == [(trained, True), (trained, False), (drawn, True), (drawn, False)]
+
+
 def test_changed_data_under_the_same_name_are_noticed(go, digits_root, tmp_path, monkeypatch):
     first, _ = go()
     with np.load(digits_root / "digits_28" / "train.npz") as content:

@@ -223,7 +223,9 @@ def test_random_stopping_refuses_trials_that_charge_differently(order, store):
 def test_a_public_sweep_costs_what_its_one_private_run_costs(order, store):
     found = run_sweep(order(mode="public", proxy="glyphs_28", final=True), store)
     assert found.metrics["privacy/epsilon_sweep"] == pytest.approx(10, rel=1e-3)
-    for run in children(found.run_id):
+    trials = children(found.run_id)
+    assert len(trials) == 2
+    for run in trials:
         assert run.data.tags["dpib.dataset"] == "glyphs_28"
         assert [k for k in run.data.metrics if k.startswith("privacy/")] == ["privacy/epsilon_trial"]
     (final,) = children(found.run_id, "main")
@@ -237,7 +239,9 @@ def test_a_public_sweep_costs_what_its_one_private_run_costs(order, store):
 def test_an_unaccounted_sweep_says_so_everywhere(order, images, store):
     found = run_sweep(order(images, mode="unaccounted"), store)
     assert not any(name.startswith("privacy/") for name in found.metrics)
-    for run in (mlflow.get_run(found.run_id), *children(found.run_id)):
+    trials = children(found.run_id)
+    assert len(trials) == 2
+    for run in (mlflow.get_run(found.run_id), *trials):
         assert run.data.tags["dpib.private"] == "false"
         assert not any(name.startswith("privacy/") for name in run.data.metrics)
     assert "NOT ACCOUNTED" in store.fetch(found.run_id, "privacy/statement.md").read_text()

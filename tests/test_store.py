@@ -1,10 +1,13 @@
 """Which runs a store finds: by fingerprint, by tag, page after page, and which of them it goes on with."""
 
+from pathlib import Path
+
 import mlflow
 import pytest
 
 from dpib.errors import UserError
 from dpib.tracking import Store
+from dpib.tracking.opening import database_file
 from tests.ports import free_port
 
 
@@ -119,6 +122,20 @@ def test_a_run_elsewhere_keeps_where_its_code_came_from(store, monkeypatch):
     assert "mlflow.log" not in tags
     assert store.tags(given)["dpib.run"] == run.id
     assert store.follow(given) == run.id
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:////a/b.db", Path("/a/b.db")),
+        ("sqlite:///:memory:", None),
+        ("sqlite://", None),
+        ("sqlite:nonsense", None),
+        ("postgresql://h/x", None),
+    ],
+)
+def test_only_a_local_database_has_a_file(uri, file):
+    assert database_file(uri) == file
 
 
 def test_what_ails_an_address_is_said_in_few_words():

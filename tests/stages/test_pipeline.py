@@ -7,7 +7,7 @@ import torch
 
 from dpib.config import compose
 from dpib.errors import UserError
-from dpib.pipeline import run_generate, run_pretrain, run_train
+from dpib.pipeline import run_generate, run_prepare, run_pretrain, run_train
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
 from dpib.tracking import Store
@@ -127,3 +127,11 @@ def test_pretraining_wants_public_data(store, tiny):
     config, card = compose(tiny)
     with pytest.raises(UserError, match="nothing to pretrain on"):
         run_pretrain(config, card, store)
+
+
+def test_a_preparation_is_always_done_anew(store, tiny, tmp_path):
+    config, card = compose({**tiny, "data_root": str(tmp_path / "data")})
+    first, second = (run_prepare(config, card, store, None, True, replace=True) for _ in range(2))
+    assert first.metrics["data/train"] == 1498
+    assert not second.reused
+    assert second.run_id != first.run_id

@@ -9,7 +9,7 @@ from dpib.config import overlaid
 from dpib.errors import UserError
 from dpib.privacy.ledger import BudgetError
 from dpib.runner import Result
-from dpib.sweeps import worker
+from dpib.sweeps import launch, worker
 from dpib.sweeps.launch import run_sweep
 from tests.sweeps.test_sweeps import base, order, store  # noqa: F401 - fixtures
 
@@ -82,3 +82,19 @@ def test_only_a_public_sweep_needs_no_held_out_images(order, base, store, played
     asked = order(mode="compose", epsilon_total=40.0)
     with pytest.raises(UserError, match=r"scores on held-out images: set data\.holdout"):
         run_sweep(replace(asked, config=config), store)
+
+
+def test_a_sampler_that_learns_is_told_what_every_training_must_charge(order, store, monkeypatch):  # noqa: F811
+    begun = []
+
+    def workers(study, job, count):
+        begun.append(job.training)
+        raise UserError("enough")
+
+    monkeypatch.setattr(launch, "_run_workers", workers)
+    for sampler in ("tpe", "random"):
+        with pytest.raises(UserError, match="enough"):
+            run_sweep(order(mode="compose", epsilon_total=40.0, sampler=sampler), store)
+    learnt, drawn = begun
+    assert [charge.name for charge in learnt] == ["embedding"]
+    assert drawn is None  # trials that were drawn beforehand may differ

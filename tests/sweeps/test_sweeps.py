@@ -137,7 +137,7 @@ def test_what_validation_images_spent_before_counts(base, order, images, store):
         run_sweep(order(images, mode="compose", epsilon_total=12.0), store)
 
 
-def test_a_trial_that_is_begun_again_returns_the_release_it_made(order, images, store, monkeypatch):
+def test_a_trial_that_is_begun_again_returns_the_release_it_made(order, images, store, tmp_path, monkeypatch):
     released, tripped = [], []
     original = trial.release
 
@@ -161,7 +161,12 @@ def test_a_trial_that_is_begun_again_returns_the_release_it_made(order, images, 
     values = {run.data.metrics["sweep/score"] for run in children(found.run_id)}
     assert 100 * tripped[0] / 150 in values
     assert len([e for e in ledger(store, found.run_id).events if e.scope == "val"]) == 2
-    assert len(children(found.run_id)) == 2
+    runs = {run.info.run_id for run in children(found.run_id)}
+    assert len(runs) == 2
+    # Each attempt says which run it began, for another worker to close should this one die.
+    with sqlite3.connect(tmp_path / "sweeps.db") as connection:
+        told = connection.execute("select value_json from trial_user_attributes where key = 'runs'").fetchall()
+    assert {run for (text,) in told for run in json.loads(text)} == runs
 
 
 def test_composed_synthesizers_stop_at_the_cap(order, store):

@@ -1,12 +1,14 @@
 """Evaluation: modes, the yardstick, oracle figures, and files that anybody made."""
 
 import json
+import shutil
 
 import mlflow
 import numpy as np
 import pytest
 
 from dpib.config import compose
+from dpib.data.split import holdout_positions
 from dpib.errors import UserError
 from dpib.pipeline import file_digest, run_baseline, run_evaluate, run_train
 from dpib.privacy.ledger import Account
@@ -83,10 +85,19 @@ def test_oracle_diagnostics_appear_only_when_asked_for(go):
     assert "passing proves nothing" in statement
 
 
-def test_training_images_that_are_public_too_are_counted_for_the_oracle(go):
-    _, run = go(oracle="true", public="digits_28", eval__classifiers__wrn="none")
+def test_training_images_that_are_public_too_are_counted_for_the_oracle(go, digits_root, tmp_path, monkeypatch):
+    root = tmp_path / "own-data"
+    shutil.copytree(digits_root, root)
+    monkeypatch.setenv("DPIB_DATA", str(root))
+    with np.load(root / "digits_28" / "train.npz") as content:
+        kept, held_out = (content["images"][positions] for positions in holdout_positions(1498, 150))
+    with np.load(root / "glyphs_28" / "train.npz") as content:
+        glyphs = dict(content)
+    glyphs["images"][:12] = np.concatenate([kept[:9], held_out[:3]])
+    np.savez(root / "glyphs_28" / "train.npz", **glyphs)
+    _, run = go(oracle="true", public="glyphs_28", public_overlap="declared", eval__classifiers__wrn="none")
     judged = children(run)["evaluate"]
-    assert judged.data.metrics["oracle/public_duplicates"] == 1348  # every one of them
+    assert judged.data.metrics["oracle/public_duplicates"] == 9  # of those that are trained on
 
 
 def test_oracle_diagnostics_are_figures_on_real_images(go):

@@ -3,10 +3,11 @@
 import mlflow
 import numpy as np
 import pytest
+import torch
 
 from dpib.config import compose
 from dpib.errors import UserError
-from dpib.pipeline import run_generate, run_pretrain, run_train
+from dpib.pipeline import run_generate, run_prepare, run_pretrain, run_train
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
 from dpib.tracking import Store
@@ -38,6 +39,9 @@ def test_a_main_run_keeps_every_name_of_the_contract(go, store):
         "config.yaml", "gen/sample.png", "privacy/ledger.json", "privacy/statement.md", "report.json",
     }  # fmt: skip
     kids = children(run)
+    inputs = {name: kid.data.tags["dpib.inputs"] for name, kid in kids.items()}
+    ids = {name: kid.info.run_id for name, kid in kids.items()}
+    assert inputs == {"train": "none", "generate": ids["train"], "evaluate": ids["generate"]}
     assert {name: kid.info.run_name for name, kid in kids.items()} == {s: s for s in ("train", "generate", "evaluate")}
     assert {
         "checkpoints/final.safetensors", "checkpoints/snapshot.safetensors", "config.yaml", "logs/stage.log",
@@ -48,6 +52,13 @@ def test_a_main_run_keeps_every_name_of_the_contract(go, store):
     names = {i.dataset.name for i in run.inputs.dataset_inputs}
     assert names == {"digits_28"}
     assert len(mlflow.MlflowClient().get_metric_history(kids["train"].info.run_id, "train/loss")) > 3
+
+
+def test_a_gpu_that_is_not_there_is_refused(store, tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config, card = compose({**tiny, "device": "cuda"})
+    with pytest.raises(UserError, match="torch sees no GPU here: use device=auto"):
+        run_train(config, card, store)
 
 
 def test_the_total_stays_within_what_was_asked_for(go):
@@ -107,6 +118,8 @@ def test_public_pretraining_is_a_stage_of_its_own_and_costs_nothing(go, store):
     kids = children(run)
     assert set(kids) == {"pretrain", "train", "generate", "evaluate"}
     assert not any(k.startswith("privacy") for k in kids["pretrain"].data.metrics)
+    assert [i.dataset.name for i in kids["pretrain"].inputs.dataset_inputs] == ["glyphs_28"]
+    assert kids["train"].data.tags["dpib.inputs"] == kids["pretrain"].info.run_id
     assert run.data.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)
 
 
@@ -114,3 +127,11 @@ def test_pretraining_wants_public_data(store, tiny):
     config, card = compose(tiny)
     with pytest.raises(UserError, match="nothing to pretrain on"):
         run_pretrain(config, card, store)
+
+
+def test_a_preparation_is_always_done_anew(store, tiny, tmp_path):
+    config, card = compose({**tiny, "data_root": str(tmp_path / "data")})
+    first, second = (run_prepare(config, card, store, None, True, replace=True) for _ in range(2))
+    assert first.metrics["data/train"] == 1498
+    assert not second.reused
+    assert second.run_id != first.run_id

@@ -1,6 +1,7 @@
 """Stages that are found again, go on after an interruption, or are chained by run ids."""
 
 import json
+import shutil
 
 import mlflow
 import numpy as np
@@ -14,6 +15,7 @@ from dpib.methods.kernel import MeanEmbedding
 from dpib.pipeline import continue_from, run_evaluate, run_generate, run_train
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
+from dpib.tracking import Store
 from tests.stages.tracked import children
 
 
@@ -29,6 +31,15 @@ def test_finished_stages_are_reused_and_reuse_can_be_refused(go):
     forced, run = go(reuse="false")
     assert forced.run_id != first.run_id
     assert set(children(run)) == {"train", "generate", "evaluate"}
+
+
+def test_other_processes_are_told_of_every_stage_that_they_share_done_or_found(store, tiny, monkeypatch):
+    told = []
+    monkeypatch.setattr("dpib.runner.announce", lambda world, run, snapshot: told.append((run, snapshot is not None)))
+    config, card = compose(tiny)
+    trained, _ = (run_train(config, card, store).run_id for _ in range(2))
+    drawn, _ = (run_generate(config, card, store, trained).run_id for _ in range(2))
+    assert told == [(trained, True), (trained, False), (drawn, True), (drawn, False)]
 
 
 def test_changed_data_under_the_same_name_are_noticed(go, digits_root, tmp_path, monkeypatch):
@@ -115,6 +126,29 @@ def test_resume_false_starts_afresh_and_closes_the_old_run(store, tiny, monkeypa
         Account.parse(store.fetch(run, "privacy/ledger.json").read_text()) for run in (old.info.run_id, fresh.run_id)
     )
     assert first.origins != second.origins  # nothing of the old attempt was used
+
+
+def test_a_training_goes_on_in_another_store_with_what_it_released(store, tiny, blank_store, tmp_path, monkeypatch):
+    config, card = compose(tiny)
+    original = MeanEmbedding.train
+
+    def dies(self, vault, log):
+        original(self, vault, log)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MeanEmbedding, "train", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(config, card, store)
+    monkeypatch.setattr(MeanEmbedding, "train", original)
+    (old,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    begun = Account.parse(store.fetch(old.info.run_id, "privacy/ledger.json").read_text())
+    (tmp_path / "another").mkdir()
+    shutil.copy(blank_store, tmp_path / "another" / "mlflow.db")
+    another = Store(f"sqlite:///{tmp_path / 'another' / 'mlflow.db'}")
+    monkeypatch.setattr("dpib.privacy.rng.NoiseSource.normal", None)  # the release is on disk
+    resumed = run_train(config, card, another)
+    account = Account.parse(another.fetch(resumed.run_id, "privacy/ledger.json").read_text())
+    assert account.origins == begun.origins
 
 
 def test_stages_alone_chain_by_run_ids(store, tiny, tmp_path):

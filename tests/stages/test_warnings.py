@@ -1,11 +1,13 @@
 """What a run goes on with, and says: a large delta, a set without a class, a method without its pretraining."""
 
+import mlflow
 import numpy as np
 import pytest
 
 from dpib.config import compose
 from dpib.errors import UserError
 from dpib.pipeline import file_digest, run_evaluate, run_main, run_train
+from dpib.stages.fidelity import require_weights
 
 
 def test_a_large_delta_is_warned_of_in_the_log_and_the_statement(store, tiny, capsys):
@@ -28,3 +30,23 @@ def test_what_goes_on_from_public_images_is_refused_before_the_first_stage(store
     config, card = compose({"method": "pdp-diffusion"})
     with pytest.raises(UserError, match=r"goes on from public images: give -P public="):
         go(config, card, store)
+
+
+@pytest.mark.parametrize(
+    ("needed", "keys"),
+    [
+        (True, {}),
+        (False, {"yardstick": "none"}),
+        (False, {"eval.embedding": "random"}),
+        (False, {"eval.inception_weights": "none"}),
+    ],
+)
+def test_weights_that_are_needed_and_not_there_are_refused_before_the_first_stage(store, tiny, needed, keys):
+    missing = {"eval.embedding": "inception", "eval.inception_weights": "/nowhere.pth", **keys}
+    config, card = compose({**tiny, **missing})
+    if not needed:
+        require_weights(config)
+        return
+    with pytest.raises(UserError, match=r"/nowhere\.pth do not exist"):
+        run_main(config, card, store)
+    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []

@@ -100,6 +100,30 @@ def test_random_stopping_charges_both_scopes_once_and_fits():
     assert 2.99 < accounting.spent(modes.events_of([val], account(), "val"), 1e-5) <= 3.0
 
 
+def test_without_a_cap_scores_may_cost_what_the_trainings_cost_and_with_one_no_more_than_that():
+    trial = (Charge("release", "gaussian", "", sigma=4.0),)
+    spec = {"kind": "synthesizer", "mode": "random_stopping", "drawn": {"mean": 10.0}}
+
+    def costs(cap, **keys):
+        train, val = modes.stopping_charges(sweep(**spec, **keys), account(cap), trial, "s")
+        priced = ((train, "train"), ([val], "val"))
+        return [accounting.spent(modes.events_of(charges, account(), scope), 1e-5) for charges, scope in priced]
+
+    trained, scored = costs(1.0)
+    assert trained > 1.2
+    assert scored == pytest.approx(trained, rel=2e-3)
+    assert costs(1.0, epsilon_total=1.0)[1] == pytest.approx(1.0, rel=2e-3)
+
+
+@pytest.mark.parametrize("score", [{"sigma": 50.0}, {"noise": "laplace", "scale": 30.0}])
+def test_noise_that_was_asked_for_is_what_a_score_gets(score):
+    asked = {"sigma": None, "scale": None, **score}
+    charge = modes.score_charge(sweep(mode="compose", score=score), account(9.0), 3, "score")
+    _, val = modes.stopping_charges(sweep(mode="random_stopping", score=score), account(9.0), (), "s")
+    for found in (charge, val.base[0]):
+        assert (found.sigma, found.scale) == (asked["sigma"], asked["scale"])
+
+
 def test_the_law_of_the_number_of_trials_has_the_mean_that_was_asked_for():
     for law in (Drawn(mean=12.0), Drawn(mean=12.0, eta=1.0), Drawn(law="poisson", mean=12.0)):
         assert law.stopping().mean == pytest.approx(12.0)

@@ -184,9 +184,11 @@ def test_killed_workers_lose_nothing_on_postgresql_either(postgres, root):
     check_nothing_lost_nothing_twice(*kill_two_of_three(postgres, root, 6), 6)
 
 
-def test_passwords_come_by_the_environment_only(monkeypatch):
+def test_passwords_come_by_the_environment_only(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="set DPIB_STORAGE"):
         storage_url("postgresql://me:secret@db/studies")
+    assert storage_url("postgresql://me@db/studies") == "postgresql://me@db/studies"
+    assert storage_url(None) == storage_url(None) == f"sqlite:///{tmp_path / 'home' / 'sweeps.db'}"
     monkeypatch.setenv("DPIB_STORAGE", "postgresql://me:secret@db/studies")
     assert storage_url(None).endswith("secret@db/studies")
     assert "secret" not in shown(storage_url(None))

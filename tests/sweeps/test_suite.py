@@ -2,13 +2,16 @@
 
 import json
 import re
+from datetime import datetime, timedelta
 
 import mlflow
 import pytest
 from click.testing import CliRunner
+from optuna.trial import FrozenTrial, TrialState
 
 from dpib.errors import UserError
-from dpib.sweeps.suite import cells, read_suite, resolve
+from dpib.sweeps.study import Progress
+from dpib.sweeps.suite import cells, estimate, read_suite, resolve
 from dpib.tracking import Store
 from entrypoints import report as report_command
 from entrypoints import suite as suite_command
@@ -42,6 +45,25 @@ def test_the_command_line_is_laid_over_every_cell_and_seeds_vary_slowest():
 def test_a_misspelt_suite_is_refused_before_anything_runs(overrides, says):
     with pytest.raises(UserError, match=says):
         resolve(read_suite("smoke", overrides))
+
+
+def cell(minutes, **attrs):
+    began = datetime(2026, 1, 1)
+    return FrozenTrial(
+        number=0, trial_id=0, state=TrialState.COMPLETE, value=1.0, params={}, distributions={}, user_attrs=attrs,
+        system_attrs={}, intermediate_values={}, datetime_start=began,
+        datetime_complete=began + timedelta(minutes=minutes),
+    )  # fmt: skip
+
+
+def test_what_is_left_is_estimated_from_the_cells_that_were_really_run(monkeypatch):
+    monkeypatch.setattr("dpib.sweeps.suite.time.time", lambda: 1120.0)
+    run, reused = cell(6), cell(0, reused=True)
+    waiting = dict.fromkeys((5, 6, 7, 8), reused)
+    progress = Progress(done={0: run, 1: cell(2), 2: reused}, failed={3: run}, active=waiting)
+    assert estimate(progress, 2, 1000.0) == "3 of 8 cells done, 1 failed, about 8.0 min left"
+    assert estimate(Progress(done={0: reused}, active=waiting), 1, 1000.0) == "1 of 5 cells done"
+    assert estimate(Progress(done={0: run}), 1, 1000.0) == "1 of 1 cells done, in 2.0 min"
 
 
 def test_a_suite_goes_on_after_a_failure_reports_and_reuses_what_is_finished(tiny, tracking_uri, tmp_path):

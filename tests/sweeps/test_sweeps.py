@@ -14,8 +14,8 @@ from dpib.pipeline import run_evaluate, run_generate, run_train
 from dpib.privacy.ledger import Account
 from dpib.section import parse_yaml, validated
 from dpib.stages.generate import GEN
-from dpib.sweeps import secret, trial
 from dpib.sweeps import slot as slots
+from dpib.sweeps import trial
 from dpib.sweeps.launch import Order, run_sweep
 from dpib.sweeps.spec import Sweep
 from dpib.tracking import Store
@@ -137,7 +137,7 @@ def test_what_validation_images_spent_before_counts(base, order, images, store):
         run_sweep(order(images, mode="compose", epsilon_total=12.0), store)
 
 
-def test_a_trial_that_is_begun_again_returns_the_release_it_made(order, images, store, monkeypatch):
+def test_a_trial_that_is_begun_again_returns_the_release_it_made(order, images, store, tmp_path, monkeypatch):
     released, tripped = [], []
     original = trial.release
 
@@ -161,7 +161,12 @@ def test_a_trial_that_is_begun_again_returns_the_release_it_made(order, images, 
     values = {run.data.metrics["sweep/score"] for run in children(found.run_id)}
     assert 100 * tripped[0] / 150 in values
     assert len([e for e in ledger(store, found.run_id).events if e.scope == "val"]) == 2
-    assert len(children(found.run_id)) == 2
+    runs = {run.info.run_id for run in children(found.run_id)}
+    assert len(runs) == 2
+    # Each attempt says which run it began, for another worker to close should this one die.
+    with sqlite3.connect(tmp_path / "sweeps.db") as connection:
+        told = connection.execute("select value_json from trial_user_attributes where key = 'runs'").fetchall()
+    assert {run for (text,) in told for run in json.loads(text)} == runs
 
 
 def test_composed_synthesizers_stop_at_the_cap(order, store):
@@ -177,42 +182,12 @@ def test_composed_synthesizers_stop_at_the_cap(order, store):
     assert len(statement["events"]) == len(account.events)
 
 
-def test_random_stopping_shows_the_winner_and_nothing_else(order, images, store, tmp_path, monkeypatch):
-    ran = []
-    original = secret._run
-    monkeypatch.setattr(secret, "_run", lambda *a: ran.append(original(*a)) or ran[-1])
-    asked = order(images, mode="random_stopping", drawn={"mean": 3.0})
-    found = run_sweep(asked, store)
-    account = ledger(store, found.run_id)
-    (event,) = [e for e in account.events if e.scope == "val"]
-    assert (event.kind, event.stopping) == ("random_stopping", asked.spec.drawn.stopping())
-    assert 9.98 < found.metrics["privacy/epsilon_selection"] <= 10
-    assert found.metrics["sweep/best_value"] == pytest.approx(100 * max(ran) / 150)
-    assert "sweep/trials" not in found.metrics
-    assert children(found.run_id) == []
-    assert not (tmp_path / "sweeps.db").exists()
-    assert not list((tmp_path / "home" / "work").iterdir())
-
-
-def test_random_stopping_of_synthesizers_charges_training_once(order, store):
-    found = run_sweep(order(mode="random_stopping", drawn={"mean": 2.0}), store)
-    (event,) = [e for e in ledger(store, found.run_id).events if e.scope == "train"]
-    assert event.kind == "random_stopping"
-    assert [e.kind for e in event.base] == ["gaussian"]
-    assert 10 < found.metrics["privacy/epsilon_train"] < 30
-    assert found.metrics["privacy/epsilon"] == pytest.approx(found.metrics["privacy/epsilon_train"], rel=1e-2)
-
-
-def test_random_stopping_refuses_trials_that_charge_differently(order, store):
-    space = {"features.dimension": {"choices": [100, 200]}, "train.noise_multiplier": {"low": 1.0, "high": 2.0}}
-    with pytest.raises(UserError, match="trials that make the same charges"):
-        run_sweep(order(mode="random_stopping", space=space), store)
-
-
 def test_a_public_sweep_costs_what_its_one_private_run_costs(order, store):
     found = run_sweep(order(mode="public", proxy="glyphs_28", final=True), store)
     assert found.metrics["privacy/epsilon_sweep"] == pytest.approx(10, rel=1e-3)
-    for run in children(found.run_id):
+    trials = children(found.run_id)
+    assert len(trials) == 2
+    for run in trials:
         assert run.data.tags["dpib.dataset"] == "glyphs_28"
         assert [k for k in run.data.metrics if k.startswith("privacy/")] == ["privacy/epsilon_trial"]
     (final,) = children(found.run_id, "main")
@@ -226,7 +201,9 @@ def test_a_public_sweep_costs_what_its_one_private_run_costs(order, store):
 def test_an_unaccounted_sweep_says_so_everywhere(order, images, store):
     found = run_sweep(order(images, mode="unaccounted"), store)
     assert not any(name.startswith("privacy/") for name in found.metrics)
-    for run in (mlflow.get_run(found.run_id), *children(found.run_id)):
+    trials = children(found.run_id)
+    assert len(trials) == 2
+    for run in (mlflow.get_run(found.run_id), *trials):
         assert run.data.tags["dpib.private"] == "false"
         assert not any(name.startswith("privacy/") for name in run.data.metrics)
     assert "NOT ACCOUNTED" in store.fetch(found.run_id, "privacy/statement.md").read_text()

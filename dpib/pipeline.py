@@ -138,7 +138,8 @@ def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: st
             context.log.say(f"evaluate: warning: {doubt}")
         if stated is None:
             context.log.say("evaluate: this set states no training cost for this data: it gets no epsilon of its own")
-        purse = Spendings(sensitive, store, run.id, tuple(account.origins), run.id[:12], digest)
+        name = context.named(run.id[:12])
+        purse = Spendings(sensitive, store, run.id, tuple(account.origins), name, digest)
         run.tag({TAG: ",".join(purse.own)})
         return evaluate(context, sensitive, images, account, stated is not None, purse)
 

@@ -155,23 +155,22 @@ def _open(
 ) -> Run:
     """Return the run to work in: the interrupted one where there is one to resume, else a new one.
 
-    What was begun on other images, for another store or in a folder that this one is a copy of is begun anew: noise
-    belongs to one charge in one place.
+    What was begun on other images, or in a folder that this one is a copy of, is begun anew: noise belongs to one
+    charge in one place.
     """
     experiment, key, parent = where
     notes, images = workspace.notes, identity.digest if identity is not None else None
-    begun = {"uri": store.uri, "images": images, "inode": workspace.inode}
-    run = None
-    if config.resume and begun.items() <= notes.items():
-        run = store.resume(notes["run_id"])
+    same = {"images": images, "inode": workspace.inode}.items() <= notes.items()
+    here = notes.get("uri") == store.uri
+    run = store.resume(notes["run_id"]) if config.resume and same and here else None
     if run is not None:
         print(f"{stage.name}: resuming run {run.id} (resume=false starts afresh)", file=sys.stderr)
         return run
-    if notes:
-        if notes["uri"] == store.uri:
+    if notes and not (config.resume and same):
+        if here:
             store.close(notes["run_id"])
         if config.resume:
-            print(f"{stage.name}: what was begun here was begun otherwise: it is begun anew", file=sys.stderr)
+            print(f"{stage.name}: begun on other images, or copied from elsewhere: it is begun anew", file=sys.stderr)
         workspace.clear()
     name = stage.label or run_name(stage.name, config, card, parent)
     run = store.begin(experiment, name, _tags(stage, config, card, key), parent)

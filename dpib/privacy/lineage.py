@@ -82,6 +82,7 @@ def _continued(upstream: Account, account: Account) -> Account:
         "yardstick": [*account.yardstick, *upstream.yardstick],
         "tainted": account.tainted or upstream.tainted,
         "disjoint": account.disjoint and upstream.disjoint,
+        "images": account.images if account.images == upstream.images else None,
         "origins": [*upstream.origins, *account.origins],
     }
     continued = account.model_copy(update=changes)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from dpib.atomic import write_text
 from dpib.config import Config
 from dpib.data.catalog import Card
 from dpib.distributed import World
@@ -27,3 +28,10 @@ class Context:
     private: Path
     log: Log
     world: World
+
+    def named(self, name: str) -> str:
+        """Return the name under which this work charges: `name`, or the one that it was begun under."""
+        path = self.private / "name.txt"
+        if not path.is_file():
+            write_text(path, name)
+        return path.read_text(encoding="utf-8")

@@ -96,17 +96,17 @@ def run_sweep(order: Order, store: Store) -> Result:
 
 
 def _sweep(order: Order, context: Context, run: Run, store: Store, sensitive: Sensitive) -> dict[str, float]:
-    spec, study_name = order.spec, f"{order.spec.name}-{run.id[:12]}"
+    spec, study_name = order.spec, context.named(f"{order.spec.name}-{run.id[:12]}")
     gen = store.fetch(order.generate_run, str(GEN)) if order.generate_run is not None else None
     start = starting_account(order, gen, sensitive, store, run.id)
     hidden = spec.mode == "random_stopping"
     url = f"sqlite:///{(context.private / 'book.db').resolve()}" if hidden else order.url
     book = Book(url, study_name)
-    mark = context.private / "book.txt"
-    if mark.is_file():
+    begun_before = context.private / "book-begun.txt"
+    if begun_before.is_file():
         book.require()
     book.begin(_capped(order, start))
-    write_text(mark, study_name)
+    write_text(begun_before, study_name)
     # A sweep that is continued calibrates from the ledger that it began with, whatever happened since.
     begun = book.account()
     before = [event for event in begun.events if f"/{study_name}/" not in event.id]

@@ -110,20 +110,12 @@ def _images(job: Job, slot: int, context: Context, charges: tuple[Charge, ...]) 
     pretrained = _pretrained(job, context.config)
     start = started(context, job.sensitive, job.book.account(), pretrained)
     job.book.learn(start.public)
-    plan = _plan(job, slot, charges, job.book.attempt(slot, _place(context.private)))
+    plan = _plan(job, slot, charges, job.book.attempt(slot, context.named(secrets.token_hex(8))))
     account = job.book.reserve(plan.named(), "train")
     job.sensitive.remember(account.origins[-1])
     write_text(context.artifacts / LEDGER, closed(account, job.spec.epsilon_total or context.config.epsilon).text())
     trial.synthesize(context, job.sensitive, pretrained, plan, account)
     return read_gen(context.artifacts / GEN, job.card)[0]
-
-
-def _place(folder: Path) -> str:
-    """Return the name of the place that holds a trial's noise, made up when the trial begins there."""
-    path = folder / "place.txt"
-    if not path.is_file():
-        write_text(path, secrets.token_hex(8))
-    return path.read_text()
 
 
 def _pretrained(job: Job, config: Config) -> Path | None:

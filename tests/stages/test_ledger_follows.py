@@ -34,7 +34,9 @@ def final(store, run):
 
 def own_set(root, name, source, order=slice(None), title="own"):
     """Prepare a copy of another data set's images as somebody's own, in another order if asked for."""
-    card = find_card(source, root).model_copy(update={"name": name, "title": title})
+    card = find_card(source, root).model_copy(
+        update={"name": name, "title": title, "source": Source(kind="folders"), "counts": None}
+    )
     (root / name).mkdir(parents=True)
     (root / name / "card.yaml").write_text(yaml.safe_dump(card.model_dump(mode="json")))
     for split in ("train", "test"):
@@ -245,7 +247,7 @@ def test_work_that_was_begun_on_other_images_is_not_resumed_on_these(small, stor
         arrays = {k: v[::-1] if k in ("images", "labels") else v for k, v in content.items()}
     np.savez(root / "digits_28" / "train.npz", **arrays)
     trained = run_train(config, card, store)
-    assert "it is begun anew" in capsys.readouterr().err
+    assert "begun on other images" in capsys.readouterr().err
     drawn = run_generate(config, card, store, trained.run_id)
     judged = run_evaluate(config, card, store, store.fetch(drawn.run_id, str(GEN)), drawn.run_id)
     assert judged.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)

@@ -117,12 +117,13 @@ class Vault:
     def _clipped_sum(self, feature: Feature, charge: Charge) -> Tensor:
         total: Tensor | None = None
         members = poisson(self._noise, self.n, charge.rate, charge.cap) if charge.rate < 1 else None
-        for start in range(0, self.n, self._batch):
-            chunk = self._images.take(slice(start, start + self._batch))
+        done = 0
+        for chunk in self._images.chunks(self._batch):
             norms = feature.norms(chunk.x, chunk.y).to(torch.float64)
             weights = torch.where(torch.isfinite(norms), 1 / norms.clamp(min=1), 0)
             if members is not None:
-                weights = weights * members[start : start + self._batch].to(weights)
+                weights = weights * members[done : done + len(chunk)].to(weights)
+            done += len(chunk)
             # float64: the sum over a large set must not add rounding of its own to the sensitivity.
             part = feature.weighted_sum(chunk.x, chunk.y, weights).to("cpu", torch.float64)
             total = part if total is None else total + part

@@ -128,7 +128,7 @@ def test_weights_that_are_too_large_to_keep_are_tested_at_once(stage, monkeypatc
     judge.test_winners(context, race, {"best": "wrn/1"}, nobody)
 
 
-@pytest.mark.parametrize("n", [1, 21])
+@pytest.mark.parametrize("n", [2, 21])
 def test_images_that_do_not_fill_a_batch_are_refused_before_the_first_stage(store, tiny, n, gen):
     config, card = compose({**tiny, "generate.images": str(n)})
     with pytest.raises(UserError, match=f"of {n} synthetic images .* one batch of 20"):
@@ -148,7 +148,11 @@ def test_more_images_than_memory_holds_are_refused_before_the_first_stage(store,
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("eval.classifiers", "{resnet: none, wrn: none, resnext: none}", "all are none: leave at least one"),
+        (
+            "eval.classifiers",
+            "{resnet: none, wrn: none, resnext: none}",
+            "leave at least one of resnet, wrn and resnext",
+        ),
         ("eval.classifiers.wrn", "{depth: 11, widen: 1}", r"eval\.classifiers\.wrn\.depth: depth 11 is not 6 n \+ 4"),
         ("eval.classifiers.resnext", "{depth: 12, cardinality: 2, widen: 2}", r"depth 12 is not 9 n \+ 2"),
     ],

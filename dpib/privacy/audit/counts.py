@@ -1,5 +1,6 @@
 """Audit of `Vault.release_count`: one record moves a count by one, and the noise is what the ledger says."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,8 @@ _KINDS = {
     "gaussian": (Charge("count", "gaussian", "an audit", sigma=_SPREAD), stats.norm(scale=_SPREAD)),
     "laplace": (Charge("count", "laplace", "an audit", scale=_SPREAD), stats.laplace(scale=_SPREAD)),
 }
+# The size of the noise: its mean and its standard deviation over the spread.
+_SIZES = {"gaussian": (math.sqrt(2 / math.pi), math.sqrt(1 - 2 / math.pi)), "laplace": (1.0, 1.0)}
 RELEASE = "counts"
 
 
@@ -29,12 +32,16 @@ def audit_counts() -> list[Finding]:
         moves = abs(whole - less)
         drawn = torch.stack(_released(charge, _RELEASES, NoiseSource(), True)) - _RECORDS
         shape = float(stats.kstest(drawn.numpy(), law.cdf).pvalue)
+        mean, deviation = _SIZES[kind]
+        size = (float(drawn.abs().mean()) / _SPREAD - mean) / deviation * math.sqrt(_RELEASES)
         halves = abs(statistics.correlation_deviation(drawn[::2], drawn[1::2]))
         found += [
             Finding(RELEASE, "sensitivity", f"{kind}: change by one record", moves, "above 0, at most 1",
                     0 < moves <= 1 + 1e-9),
             Finding(RELEASE, "noise", f"{kind}: shape and scale, p-value", shape, f"at least {statistics.ALPHA:g}",
                     shape >= statistics.ALPHA),
+            Finding(RELEASE, "noise", f"{kind}: size, in standard errors", size, f"within {statistics.Z:g}",
+                    abs(size) <= statistics.Z),
             Finding(RELEASE, "noise", f"{kind}: neighbouring draws correlated, in standard errors", halves,
                     f"within {statistics.Z:g}", halves <= statistics.Z),
         ]  # fmt: skip

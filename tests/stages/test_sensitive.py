@@ -56,8 +56,10 @@ def test_images_of_another_shape_are_no_copies(sensitive):
 
 
 def test_a_training_is_known_where_this_machine_saw_every_part_of_it(sensitive):
-    fresh = sensitive.account()
-    assert fresh.images is None  # they were never published
+    assert sensitive.trained(sensitive.account())
+    told = sensitive.account()
+    assert told.images is not None  # they come with a package
+    fresh = told.model_copy(update={"images": None})
     assert sensitive.trained(fresh)  # nothing was trained
     charge = Charge("a", "gaussian", "", sigma=1.0)
     trained = fresh.model_copy(
@@ -69,6 +71,7 @@ def test_a_training_is_known_where_this_machine_saw_every_part_of_it(sensitive):
     sensitive.remember("first")
     assert sensitive.trained(trained)
     assert not sensitive.trained(trained.model_copy(update={"origins": []}))
+    assert sensitive.trained(trained.model_copy(update={"origins": [], "images": told.images}))
     assert not sensitive.trained(trained.model_copy(update={"origins": [], "images": "digest of others"}))
 
 

@@ -59,8 +59,9 @@ class Sensitive:
         return fresh_account(self._config, self._card).model_copy(update={"images": self._identity.told})
 
     def remember(self, origin: str) -> None:
-        """Remember that the training `origin` sees these images."""
+        """Remember that the training `origin` sees these images, in this order and as a set."""
         self._journal.saw(origin, self._identity.digest)
+        self._journal.saw(_as_set(origin), self._members)
 
     def same(self, account: Account) -> bool:
         """Return whether an account of another data set is known here to be about these very images.
@@ -70,7 +71,7 @@ class Sensitive:
         """
         if account.images is not None and account.images == self._identity.told:
             return True
-        if any(self._identity.digest in self._journal.seen_by(origin) for origin in account.origins):
+        if any(self._members in self._journal.seen_by(_as_set(origin)) for origin in account.origins):
             return True
         path = store.split_path(self._root, account.dataset, "train")
         if not path.is_file() or self._count(store.read_pixels(path)) <= HANDFUL:
@@ -87,7 +88,7 @@ class Sensitive:
 
     def is_set(self, digest: str) -> bool:
         """Return whether these training images are the set with this `set_digest`."""
-        return set_digest(self._train) == digest
+        return self._members == digest
 
     def overlaps(self, digest: str, public: Callable[[], Images | None]) -> bool | None:
         """Return whether more than a handful of these images stand in a public set, pixel by pixel.
@@ -168,6 +169,10 @@ class Sensitive:
         )
         return Identity(store.digest(self._train), published)
 
+    @cached_property
+    def _members(self) -> str:
+        return set_digest(self._train)
+
     @property
     def _journal(self) -> Journal:
         return Journal(home())
@@ -180,3 +185,8 @@ class Sensitive:
     @cached_property
     def _split(self) -> tuple[Images, Images]:
         return split_holdout(self._train, self._held_out)
+
+
+def _as_set(origin: str) -> str:
+    """Return the name under which the journal keeps what a training saw whatever its order."""
+    return f"set:{origin}"

@@ -97,6 +97,12 @@ def test_the_same_images_under_another_name_share_one_ledger(small, store, root)
     first = run_train(*small(), store)
     with pytest.raises(UserError, match="already spent epsilon = 10"):
         run_train(*small(dataset="mine", epsilon=9), store, final(store, first))
+    with pytest.raises(UserError, match="already spent epsilon = 10"):
+        run_train(*small(dataset="shuffled", epsilon=9), store, final(store, first))
+    with np.load(root / "shuffled" / "train.npz") as content:
+        fewer = {k: v.copy() if k in ("images", "labels") else v for k, v in content.items()}
+    fewer["images"][:100] = 255 - fewer["images"][:100]
+    np.savez(root / "shuffled" / "train.npz", **fewer)
     with pytest.raises(UserError, match="digits_28, which holds images of shuffled"):
         run_train(*small(dataset="shuffled", epsilon=20), store, final(store, first))
 

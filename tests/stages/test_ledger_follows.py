@@ -332,15 +332,7 @@ def test_a_run_on_published_images_is_everybodys(small, store, root, monkeypatch
 
 
 def test_a_killed_run_keeps_its_ledger_beside_the_grids_it_has_shown(small, store, monkeypatch):
-    original = MeanEmbedding.train
-
-    def dies(self, vault, log):
-        original(self, vault, log)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(MeanEmbedding, "train", dies)
-    with pytest.raises(KeyboardInterrupt):
-        run_train(*small(), store)
+    interrupted(monkeypatch, lambda: run_train(*small(), store))
     (killed,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert "train/loss" in killed.data.metrics
     found = Account.parse(store.fetch(killed.info.run_id, "privacy/ledger.json").read_text())

@@ -11,8 +11,9 @@ from dpib.data.prepare import ensure
 from dpib.data.split import split_holdout
 from dpib.distributed import World
 from dpib.errors import UserError
-from dpib.images import Images, record_digests, set_digest
+from dpib.images import Images, set_digest
 from dpib.journal import Identity, Journal
+from dpib.metrics.duplicates import count_duplicates
 from dpib.privacy.events import Event, Plan, Scope
 from dpib.privacy.ledger import Account, Ledger
 from dpib.privacy.rng import NoiseSource
@@ -110,8 +111,7 @@ class Sensitive:
         return count > HANDFUL
 
     def _count(self, others: Images) -> int:
-        known = set(record_digests(others)) if others.shape == self._train.shape else set()
-        return sum(digest in known for digest in record_digests(self._train))
+        return count_duplicates(self._train, others) if others.shape == self._train.shape else 0
 
     def trained(self, account: Account) -> bool:
         """Return whether every training of `account` is known to have seen these images, split like this."""

@@ -16,6 +16,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -53,8 +54,9 @@ class Loss:
 class DiskLog:
     """The log of a stage in a folder: snapshots replace each other, and what is shown is written down for good."""
 
-    def __init__(self, folder: Path) -> None:
-        self._snapshot, self.shown = folder / "snapshot.safetensors", folder / "shown.jsonl"
+    def __init__(self, folder: Path, name: str = "snapshot") -> None:
+        self._folder = folder
+        self._snapshot, self.shown = folder / f"{name}.safetensors", folder / "shown.jsonl"
 
     def say(self, text: str) -> None:
         pass
@@ -68,6 +70,12 @@ class DiskLog:
             handle.write(line + "\n")
             handle.flush()
             os.fsync(handle.fileno())
+
+    def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        pass
+
+    def part(self, name: str) -> "DiskLog":
+        return DiskLog(self._folder, name)
 
     def save(self, state: State) -> None:
         checkpoint.save(self._snapshot, state)

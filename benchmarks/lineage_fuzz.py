@@ -29,19 +29,21 @@ import torch
 import yaml
 
 from benchmarks.lineage_tally import Tally, watch
+from dpib.chain import Start, run_generate, run_train
 from dpib.config import compose
 from dpib.data.catalog import find_card
 from dpib.errors import UserError
-from dpib.pipeline import Start, continue_from, file_digest, run_evaluate, run_generate, run_train
+from dpib.pipeline import run_evaluate
 from dpib.privacy.ledger import LEDGER, Account
 from dpib.section import validated
+from dpib.stages.build import FINAL
 from dpib.stages.generate import GEN
-from dpib.stages.pretrain import FINAL
 from dpib.sweeps import slot as slots
 from dpib.sweeps import winner
 from dpib.sweeps.launch import Order, run_sweep
 from dpib.sweeps.spec import Sweep
 from dpib.tracking import Store
+from dpib.upstream import continue_from, file_digest
 from tests.conftest import TINY
 
 N = 110

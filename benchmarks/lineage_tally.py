@@ -37,11 +37,11 @@ def watch(log: Path, kill_at: int | None) -> None:
 
     finish, finished = Vault._finish, Vault._finished
 
-    def note(vault: Vault, name: str) -> None:
+    def note(vault: Vault, name: str, index: int) -> None:
         charge = vault._plan[name]
         entry = {
             # Where a value lies is what it is: drawn anew there it replaces one that nobody had seen.
-            "key": f"{vault._file(name)}",
+            "key": f"{vault._file(name, index)}",
             "scope": vault._scope,
             "dataset": vault._ledger.account.dataset,
             "home": os.environ["DPIB_HOME"],
@@ -51,15 +51,15 @@ def watch(log: Path, kill_at: int | None) -> None:
         with log.open("a") as handle:
             handle.write(json.dumps(entry) + "\n")
 
-    def kept(self: Vault, name: str, value: Any) -> Any:
-        found = finish(self, name, value)
-        note(self, name)
+    def kept(self: Vault, name: str, value: Any, index: int = 0) -> Any:
+        found = finish(self, name, value, index)
+        note(self, name, index)
         return found
 
-    def restored(self: Vault, name: str) -> Any:
-        found = finished(self, name)
+    def restored(self: Vault, name: str, index: int = 0) -> Any:
+        found = finished(self, name, index)
         if found is not None:
-            note(self, name)
+            note(self, name, index)
         return found
 
     Vault._finish, Vault._finished = kept, restored  # type: ignore[method-assign]

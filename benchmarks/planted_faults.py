@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks import audited
 from dpib.images import Images
-from dpib.privacy import gradients, rng
+from dpib.privacy import gradients, rng, vault
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import PrivateSteps
 from dpib.privacy.ledger import Ledger
@@ -327,28 +327,28 @@ def feature(made: type[audited.Pixels]) -> list[Patch]:
 
 
 def mean_by_class() -> list[Patch]:
-    sound = Vault._clipped_sum
+    sound = vault.clipped_sum
 
-    def faulty(self: Vault, *arguments: Any) -> Tensor:
-        total = sound(self, *arguments)
+    def faulty(images: Images, *arguments: Any) -> Tensor:
+        total = sound(images, *arguments)
         counts = total[:, -1:].clamp(min=1e-3) * 2**0.5
-        return total / counts * len(self._images)
+        return total / counts * len(images)
 
-    return [(Vault, "_clipped_sum", faulty)]
+    return [(vault, "clipped_sum", faulty)]
 
 
 def divided_by_count() -> list[Patch]:
-    sound = Vault._clipped_sum
+    sound = vault.clipped_sum
 
-    def faulty(self: Vault, *arguments: Any) -> Tensor:
-        total = sound(self, *arguments)
-        return total / total[:, -1].sum().clamp(min=1e-3) * len(self._images) / 2**0.5
+    def faulty(images: Images, *arguments: Any) -> Tensor:
+        total = sound(images, *arguments)
+        return total / total[:, -1].sum().clamp(min=1e-3) * len(images) / 2**0.5
 
-    return [(Vault, "_clipped_sum", faulty)]
+    return [(vault, "clipped_sum", faulty)]
 
 
 def drawn_again() -> list[Patch]:
-    return [(Vault, "_finished", lambda self, name: None)]
+    return [(Vault, "_finished", lambda self, name, index=0: None)]
 
 
 def laplace_scaled(factor: float) -> list[Patch]:

@@ -48,6 +48,11 @@ def text(path: Path, name: str) -> str | None:
         return metadata.get(name)
 
 
+def beside(path: Path, name: str) -> Path:
+    """Return the file for the snapshot of phase `name` of what has its own at `path`."""
+    return path.with_stem(f"{path.stem}-{name}")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     if not path.is_file():

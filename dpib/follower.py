@@ -2,8 +2,9 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from dpib import checkpoint
 from dpib.checkpoint import State
@@ -28,6 +29,13 @@ class SilentLog:
 
     def grid(self, name: str, images: Images, step: int) -> None:
         """Track nothing: rank 0 tracks."""
+
+    def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Write nothing: rank 0 writes."""
+
+    def part(self, name: str) -> Self:
+        """Return the log of one phase, which rank 0 keeps a snapshot of."""
+        return type(self)(checkpoint.beside(self._snapshot, name))
 
     def save(self, state: State) -> None:
         """Keep nothing: rank 0's snapshot is the same."""

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpib import seeding
+
 
 @dataclass(frozen=True)
 class Images:
@@ -67,6 +69,31 @@ def random_batches(n: int, size: int, generator: torch.Generator) -> Iterator[Te
     while True:
         order = torch.randperm(n, generator=generator)
         yield from order[: n - n % size].split(size)
+
+
+class Epochs:
+    """Which of n records make up the batch of any step: it follows from the seed, the name and the step alone.
+
+    Every epoch is a fresh permutation, whose rest is dropped.
+
+    Args:
+        n: how many records there are.
+        size: how many a batch has, at most n.
+        seed: with `name`, decides every permutation.
+        name: of what the batches are for.
+    """
+
+    def __init__(self, n: int, size: int, seed: int, name: str) -> None:
+        self._n, self._size, self._seed, self._name = n, size, seed, name
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def index(self, step: int) -> Tensor:
+        """Return the positions of a step's batch, int64 [size]."""
+        epoch, place = divmod(step, self._n // self._size)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = torch.randperm(self._n, generator=seeding.generator(self._seed, self._name, "epoch", epoch))
+        return self._order[place * self._size : (place + 1) * self._size]
 
 
 def record_digests(images: Images) -> list[bytes]:

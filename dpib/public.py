@@ -1,11 +1,15 @@
 """Public images for pretraining, brought to the shape of the sensitive ones."""
 
+import hashlib
+from pathlib import Path
+
 from dpib.data import store
 from dpib.data.catalog import Card, Sizes, Source, data_root, find_card
 from dpib.data.folders import class_folders
 from dpib.data.prepare import ensure
 from dpib.data.resize import fit
 from dpib.data.sources import read_source
+from dpib.errors import UserError
 from dpib.images import Images
 from dpib.paths import written_path
 
@@ -34,6 +38,42 @@ def read_public(name: str, shape: tuple[int, int, int], configured_root: str | N
     card = find_card(name, root)
     ensure(card, root)
     return adapt(store.read_split(root, card, "train"), shape)
+
+
+def public_classes(name: str, configured_root: str | None) -> tuple[str, ...]:
+    """Return the names of a public set's classes; reads no image.
+
+    Raises:
+        UserError: when the data set is unknown, or the folder is none of images.
+    """
+    folder = written_path(name)
+    names = class_folders(folder) if folder.is_dir() else find_card(name, data_root(configured_root)).classes
+    return tuple(names)
+
+
+def public_digest(name: str, configured_root: str | None) -> str:
+    """Return a SHA-256 of the files of a public set, which tells it from another one under its name.
+
+    Raises:
+        UserError: when the data set is unknown or not prepared.
+    """
+    folder, digest = written_path(name), hashlib.sha256()
+    if folder.is_dir():
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(folder)}:{_sha(path)}\n".encode())
+        return digest.hexdigest()
+    root = data_root(configured_root)
+    card = find_card(name, root)
+    ensure(card, root)
+    path = store.split_path(root, card.name, "train")
+    if not path.is_file():
+        raise UserError(store.missing(card, path))
+    return _sha(path)
+
+
+def _sha(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def adapt(images: Images, shape: tuple[int, int, int]) -> Images:

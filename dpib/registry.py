@@ -7,16 +7,26 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from dpib.errors import UserError, absence, nearest
-from dpib.section import Section, clipped
+from dpib.section import Section, checked, clipped
 
 PARTS: dict[str, dict[str, str]] = {
     "synthesizer": {
         "mean_embedding": "dpib.methods.kernel:MeanEmbedding",
         "diffusion": "dpib.methods.diffusion:Diffusion",
+    },
+    "lesson": {
+        "public": "dpib.diffusion.lessons.public:PublicLesson",
+        "selected": "dpib.diffusion.lessons.selected:SelectedLesson",
+        "central": "dpib.diffusion.lessons.central:CentralLesson",
+        "frequency": "dpib.diffusion.lessons.frequency:FrequencyLesson",
+    },
+    "part": {
+        "classifier": "dpib.parts.classifier:Classifier",
     },
     "metric": {
         "fid": "dpib.metrics.fidelity:fid",
@@ -26,7 +36,8 @@ PARTS: dict[str, dict[str, str]] = {
     },
 }
 
-_METHODS = ("plan", "pretrain", "train", "generate", "class_proportions", "state_dict", "load_state_dict")
+_METHODS = ("plan", "query", "pretrain", "train", "generate", "class_proportions", "state_dict", "load_state_dict")
+_STAGES = {"query", "pretrain", "train", "generate"}
 
 
 def load(kind: str, name: str) -> Any:
@@ -57,11 +68,41 @@ def settings(synthesizer: str) -> type[Section]:
     maker = load("synthesizer", synthesizer)
     declared = getattr(maker, "Settings", None)
     lacks = [name for name in _METHODS if not callable(getattr(maker, name, None))]
+    reads = getattr(maker, "reads", None)
+    if not isinstance(reads, Mapping) or not set(reads) <= _STAGES:
+        lacks.insert(0, "reads by stage")
     if isinstance(declared, type) and issubclass(declared, Section) and not lacks:
         return declared
     if not (isinstance(declared, type) and issubclass(declared, Section)):
         lacks.insert(0, "Settings of type Section")
     raise UserError(f"{synthesizer} is no synthesizer, it lacks {', '.join(lacks)}: see docs/extend.md")
+
+
+def chosen(kind: str) -> Callable[[Any], Section]:
+    """Return what reads a section whose key `kind` names a part of `kind`: by the `Settings` of that part."""
+
+    def read(value: Any) -> Section:
+        if isinstance(value, Section):
+            return value
+        if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+            raise ValueError(f"give kind: one of {', '.join(PARTS[kind])}")
+        try:
+            declared = getattr(load(kind, value["kind"]), "Settings", None)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if not (isinstance(declared, type) and issubclass(declared, Section)):
+            raise ValueError(f"{value['kind']} is no {kind}, it lacks Settings of type Section: see docs/extend.md")
+        found = checked(declared, value)
+        if isinstance(found, list):
+            raise ValueError(f"{value['kind']}: {'; '.join(found)}")
+        return found
+
+    return read
+
+
+def modules(words: Set[str]) -> set[str]:
+    """Return the modules of those parts of the package, of any kind, that go by one of these names."""
+    return {place.partition(":")[0] for known in PARTS.values() for name, place in known.items() if name in words}
 
 
 def outside_file(name: str) -> Path | None:

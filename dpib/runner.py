@@ -10,6 +10,7 @@ import torch
 
 from dpib.config import Config
 from dpib.config.fingerprint import fingerprint
+from dpib.config.kinds import Kind
 from dpib.data.catalog import Card, home
 from dpib.distributed import World
 from dpib.errors import UserError
@@ -36,31 +37,30 @@ class Result:
 
 @dataclass(frozen=True)
 class Stage:
-    """What `execute` must know of a stage.
+    """What `execute` must know of one stage, beside its kind.
 
-    `work` writes artifacts and returns final metrics. `inputs` are what it consumes (run ids, file
-    digests). `private_snapshot` keeps its snapshots off the store. `parallel` work is done by all processes
-    together, and gets no run where that is not rank 0; it must fetch its inputs itself, because only when it is
-    announced are the stages before it finished. `any_dataset` looks for finished runs everywhere. `identity`
-    says which sensitive images it sees. `label` names the run where the stage's own name does not tell it from others.
-    A `trusting` stage takes a finished run of its inputs for its own whatever images that saw: one study has made both.
-    What is not `timed` leaves no trace of how long it took. The errors of a `discreet` stage may name sensitive files
-    and stay off the store.
+    `work` writes artifacts and returns final metrics. `inputs` are what it consumes (run ids, digests). What all
+    processes do together must fetch its inputs itself, because only when it is announced are the stages before it
+    finished. `identity` says which sensitive images it sees. `label` names the run where the kind does not tell it from
+    others, `part` is the part that a stage of that kind fits. A `trusting` stage takes a finished run of its inputs for
+    its own whatever images that saw: one study has made both. What is not `timed` leaves no trace of how long it took.
     """
 
-    name: str
+    kind: Kind
     work: Callable[[Context, Run | None], dict[str, float]]
     inputs: tuple[str, ...] = ()
     contexts: Mapping[str, Card] = field(default_factory=dict)
     identity: Callable[[], Identity] | None = None
-    private: bool = True
-    private_snapshot: bool = False
-    parallel: bool = False
-    any_dataset: bool = False
     label: str | None = None
+    part: str | None = None
+    private: bool = True
     trusting: bool = False
     timed: bool = True
-    discreet: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of its kind."""
+        return self.kind.name
 
 
 def execute(stage: Stage, config: Config, card: Card, store: Store, parent: str | None = None) -> Result:
@@ -75,20 +75,20 @@ def execute(stage: Stage, config: Config, card: Card, store: Store, parent: str 
     world = World.join(_device(config))
     if world.leads:
         return _lead(stage, config, card, store, parent, world)
-    if not stage.parallel:
+    if not stage.kind.parallel:
         return Result("", {})
     return Result(follow(lambda context: stage.work(context, None), config, card, world), {})
 
 
 def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | None, world: World) -> Result:
-    key = fingerprint(stage.name, config, card, stage.inputs)
+    key = fingerprint(stage.name, config, card, stage.inputs, stage.part)
     experiment = store.experiment_of(parent) if parent else store.experiment(card.name, card.title)
     identity = stage.identity() if stage.identity is not None else None
     found = _reusable(stage, key, identity, store, experiment) if config.reuse else None
     if found is not None:
-        if stage.parallel:
+        if stage.kind.parallel:
             announce(world, found, None)
-        name = stage.label or run_name(stage.name, config, card, parent)
+        name = stage.label or run_name(stage.kind, config, card, parent)
         if config.note and parent is None and not store.annotate(found, name, config.note):
             print(f"{stage.name}: run {found} keeps the note that it has; reuse=false makes another", file=sys.stderr)
         return Result(found, store.metrics(found), reused=True)
@@ -99,14 +99,16 @@ def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | 
         if not stage.timed:
             store.hide_times(run)
         snapshot = (
-            workspace.private / "snapshot.safetensors" if stage.private_snapshot else workspace.artifacts / SNAPSHOT
+            workspace.private / "snapshot.safetensors"
+            if stage.kind.private_snapshot
+            else workspace.artifacts / SNAPSHOT
         )
-        with closing(run, workspace.pause, stage.discreet):
-            if stage.parallel:
+        with closing(run, workspace.pause, stage.kind.discreet):
+            if stage.kind.parallel:
                 announce(world, run.id, snapshot)
             log = StageLog(run, workspace, snapshot)
             context = Context(config, card, world.device, workspace.artifacts, workspace.private, log, world)
-            with nullcontext() if stage.parallel else world.alone():
+            with nullcontext() if stage.kind.parallel else world.alone():
                 metrics = stage.work(context, run)
             if stage.timed:
                 metrics[f"time/{stage.name}"] = workspace.seconds()
@@ -122,7 +124,7 @@ def _lead(stage: Stage, config: Config, card: Card, store: Store, parent: str | 
 
 def _reusable(stage: Stage, key: str, identity: Identity | None, store: Store, experiment: str) -> str | None:
     """Return a finished run of this fingerprint that is known to have seen the same sensitive images, if any."""
-    for found in store.find(None if stage.any_dataset else experiment, stage.name, key):
+    for found in store.find(None if stage.kind.any_dataset else experiment, stage.name, key):
         if identity is not None and not stage.trusting and not _saw(found, identity, store):
             print(
                 f"{stage.name}: run {found} did the same with other images under this name, or on another machine "
@@ -172,7 +174,7 @@ def _open(
         if config.resume:
             print(f"{stage.name}: begun on other images, or copied from elsewhere: it is begun anew", file=sys.stderr)
         workspace.clear()
-    name = stage.label or run_name(stage.name, config, card, parent)
+    name = stage.label or run_name(stage.kind, config, card, parent)
     run = store.begin(experiment, name, _tags(stage, config, card, key), parent)
     workspace.note(run_id=run.id, uri=store.uri, images=images, inode=workspace.inode)
     run.params(config.flat())
@@ -182,12 +184,12 @@ def _open(
     return run
 
 
-def run_name(stage: str, config: Config, card: Card, parent: str | None) -> str:
+def run_name(kind: Kind, config: Config, card: Card, parent: str | None) -> str:
     """Return `<method>-<dataset>-eps<e>-s<seed>[-<note>]`, or the stage's name for a child run."""
     if parent is not None:
-        return stage
-    if stage in ("prepare", "baseline"):
-        name = f"{stage}-{card.name}-s{config.seed}"
+        return kind.name
+    if not kind.method:
+        name = f"{kind.name}-{card.name}-s{config.seed}"
     else:
         name = f"{config.method}-{card.name}-eps{config.epsilon:g}-s{config.seed}"
     return f"{name}-{config.note}" if config.note else name
@@ -197,10 +199,10 @@ def _tags(stage: Stage, config: Config, card: Card, key: str) -> dict[str, str]:
     tags = {
         "dpib.stage": stage.name,
         "dpib.dataset": card.name,
-        "dpib.method": stage.name if stage.name in ("prepare", "baseline") else config.method,
+        "dpib.method": config.method if stage.kind.method else stage.name,
         "dpib.fingerprint": key,
         "dpib.inputs": ",".join(stage.inputs) or "none",
-        "dpib.private": str(stage.private and config.unsafe_noise_seed is None).lower(),
+        "dpib.private": str(stage.kind.private and stage.private and config.unsafe_noise_seed is None).lower(),
     }
     if config.note:
         tags["mlflow.note.content"] = config.note

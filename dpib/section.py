@@ -18,6 +18,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class PartSettings(Section):
+    """What every part of a method has: a network trained on public images, see `dpib.synthesizer.Part`."""
+
+    kind: str = Field(description="its name in the registry, or path/to/file.py:Class")
+    file: str | None = Field(default=None, description="checkpoint of such a part; with it nothing is fitted here")
+
+
 class _Int(int):
     """A number of a YAML file that remembers how it was written, in case a text is wanted."""
 

@@ -1,9 +1,14 @@
 """What a running stage tells the world: curves, grids, a log file, snapshots, and before all of them its ledger."""
 
+import copy
+import csv
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from dpib import checkpoint
+from dpib.atomic import replacing
 from dpib.checkpoint import State
 from dpib.grids import grid
 from dpib.images import Images
@@ -19,6 +24,7 @@ class StageLog:
         self._run = run
         self._workspace = workspace
         self._snapshot = snapshot
+        self._artifacts = workspace.artifacts
         self._file = workspace.artifacts / "logs" / "stage.log"
         self._file.parent.mkdir(exist_ok=True)
         self._ledger = workspace.artifacts / LEDGER
@@ -39,6 +45,22 @@ class StageLog:
         """Track a grid of synthetic images by step, ten to a row."""
         self._tell_ledger()
         self._run.image(name, grid(images.x, 10), step)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Write rows of one kind to `tables/<name>.csv`."""
+        with (
+            replacing(self._artifacts / "tables" / f"{name}.csv") as temporary,
+            temporary.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def part(self, name: str) -> Self:
+        """Return the log of one phase, with a snapshot of its own beside this one."""
+        phase = copy.copy(self)
+        phase._snapshot = checkpoint.beside(self._snapshot, name)
+        return phase
 
     def save(self, state: State) -> None:
         """Replace the snapshot."""

@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 import click
 
+from dpib.chain import Start
 from dpib.data.catalog import home
 from dpib.errors import UserError, explain
 from dpib.paths import written_path
-from dpib.pipeline import Start, find_stage
 from dpib.runner import Result
 from dpib.tracking import Store
+from dpib.upstream import find_stage
 from entrypoints.launch import leads
 
 Command = TypeVar("Command", bound=Callable[..., None])

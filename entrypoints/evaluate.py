@@ -5,8 +5,9 @@ import click
 from dpib.config import compose
 from dpib.errors import UserError
 from dpib.paths import written_path
-from dpib.pipeline import continue_from, file_digest, run_evaluate
+from dpib.pipeline import run_evaluate
 from dpib.stages.generate import GEN
+from dpib.upstream import continue_from, file_digest
 from entrypoints import cli
 
 

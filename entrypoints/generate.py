@@ -2,8 +2,9 @@
 
 import click
 
+from dpib.chain import run_generate
 from dpib.errors import UserError
-from dpib.pipeline import continue_from, run_generate
+from dpib.upstream import continue_from
 from entrypoints import cli
 from entrypoints.launch import relaunched
 

@@ -1,14 +1,14 @@
 """Pretrain a synthesizer on public images."""
 
+from dpib.chain import run_pretrain
 from dpib.config import compose
-from dpib.pipeline import run_pretrain
 from entrypoints import cli
 from entrypoints.launch import relaunched
 
 
 @cli.entry
 def main(keys: tuple[str, ...]) -> None:
-    """Pretrain on `public`; the run serves every later training with the same network."""
+    """Pretrain on `public` and on what a query released; the run serves every later training with the same network."""
     config, card = compose(cli.overrides(keys))
     if relaunched(config, "entrypoints.pretrain"):
         return

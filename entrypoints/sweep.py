@@ -2,15 +2,16 @@
 
 import click
 
+from dpib.chain import run_before, run_generate, run_train
 from dpib.config import Config, layered
 from dpib.config.compose import merge, typed
 from dpib.data.catalog import Card
 from dpib.errors import UserError
-from dpib.pipeline import Start, continue_from, run_generate, run_pretrain, run_train
 from dpib.sweeps import modes
 from dpib.sweeps.launch import Order, run_sweep
 from dpib.sweeps.spec import read_sweep
 from dpib.tracking import Store
+from dpib.upstream import continue_from
 from entrypoints import cli
 from entrypoints.launch import cores, fits
 from entrypoints.storage import study_storage
@@ -45,8 +46,7 @@ def main(config: str, generate_run: str, storage: str, workers: int, keys: tuple
 
 def _images(config: Config, card: Card, store: Store) -> str:
     """Return a generate run for a classifier sweep that was given none; it is reused by the next."""
-    pretrained = run_pretrain(config, card, store).run_id if config.public else None
-    trained = run_train(config, card, store, Start(pretrained))
+    trained = run_train(config, card, store, run_before(config, card, store).start())
     return run_generate(config, card, store, trained.run_id).run_id
 
 

@@ -2,8 +2,11 @@
 
 import click
 
+from dpib.chain import run_before, run_train
 from dpib.config import compose
-from dpib.pipeline import Start, require_budget, run_pretrain, run_train
+from dpib.config.sense import require_pretraining
+from dpib.sensitive import fresh_account
+from dpib.stages.solving import require_budget
 from entrypoints import cli
 from entrypoints.launch import relaunched
 
@@ -12,15 +15,15 @@ from entrypoints.launch import relaunched
 @click.option("--pretrain_run", default="none", help="Start from this pretraining run (or main run).")
 @click.option("--checkpoint", default="none", help="Or from this checkpoint file of the same network.")
 def main(pretrain_run: str, checkpoint: str, keys: tuple[str, ...]) -> None:
-    """Train on the sensitive images; with `public` and nothing to start from, pretrain first."""
+    """Train on the sensitive images; with nothing to start from, first do all that comes before: query, pretraining."""
     config, card = compose(cli.overrides(keys))
     if relaunched(config, "entrypoints.train"):
         return
-    require_budget(config, card)
+    begun = (cli.given(pretrain_run) or cli.given(checkpoint)) is not None
+    require_pretraining(config, begun)
+    require_budget(config, card, fresh_account(config, card), begun)
     store = cli.open_store()
-    start = cli.start(pretrain_run, checkpoint, store)
-    if start is None and config.public is not None:
-        start = Start(run_pretrain(config, card, store).run_id)
+    start = cli.start(pretrain_run, checkpoint, store) or run_before(config, card, store).start()
     cli.show("train", run_train(config, card, store, start))
 
 

@@ -23,13 +23,7 @@ from dpib.privacy.ledger import Account, Ledger
 from dpib.privacy.rng import NoiseSource
 from dpib.privacy.vault import Vault
 from dpib.synthesizer import Task
-
-class Quiet:
-    def say(self, text): pass
-    def curve(self, name, value, step): pass
-    def grid(self, name, images, step): pass
-    def save(self, state): pass
-    def restored(self): return None
+from tests.quiet import Quiet
 
 world = World.join(torch.device("cpu"))
 torch.set_num_threads(1)
@@ -38,6 +32,7 @@ folder.mkdir(parents=True)
 settings = DiffusionSettings(
     network={"nf": 8, "ch_mult": [1], "attn_resolutions": [], "blocks": 1},
     loss={},
+    lessons=[{"kind": "public"}],
     pretrain={"steps": 4, "batch": 7, "lr": 0.01},
     train={"steps": 4, "batch": 9, "lr": 0.01, "clip": 0.01, "multiplicity": 2, "strategy": "loop", "physical": 4},
     sampler={"name": "ddim", "steps": 2},

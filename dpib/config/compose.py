@@ -189,12 +189,23 @@ def find_method(name: str) -> Path:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `below` with `above` laid over it, section by section."""
+    """Return `below` with `above` laid over it, section by section; `0: {...}` is laid over a list's first element."""
     merged = dict(below)
     for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = _over(merged.get(key), value, key)
     return merged
+
+
+def _over(old: Any, value: Any, key: str) -> Any:
+    if isinstance(old, Mapping) and isinstance(value, Mapping):
+        return merge(old, value)
+    if isinstance(old, list) and isinstance(value, Mapping):
+        places = {str(place): each for place, each in enumerate(old)}
+        wrong = [str(place) for place in value if str(place) not in places]
+        if wrong:
+            raise UserError(f"{key}.{wrong[0]}: {key} is a list of {len(old)}, its elements are {', '.join(places)}")
+        return list(merge(places, {str(place): each for place, each in value.items()}).values())
+    return value
 
 
 def _applied(layer: Mapping[str, Any], profile: str, epsilon: Any) -> dict[str, Any]:

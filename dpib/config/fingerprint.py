@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from dpib import registry
+from dpib.config.kinds import KINDS, Kind
+from dpib.config.reach import reach_digest
 from dpib.config.schema import Config
 from dpib.data.catalog import Card
 
@@ -18,67 +19,92 @@ _INDIFFERENT = (
 # Keys of any section that change nothing but speed and memory: a run that ran out of memory goes on with others.
 # An audit is of the very code that they choose.
 _SPEED = ("strategy", "physical", "splits")
-_TASK = ("dataset", "seed", "synthesizer", "unsafe_noise_seed")
-# Sections of a recipe that only generate reads: another sampler needs no other training.
-_DRAWING = ("sampler",)
-_PRIVACY = ("epsilon", "delta", "relation", "accountant", "data")
 
 
-def stage_slice(stage: str, config: Config) -> dict[str, Any]:
-    """Return the part of the configuration that decides the result of `stage`, its inputs apart."""
-    tree = config.nested()
-    recipe = tuple(key for key in type(config.recipe).model_fields if key not in (*_DRAWING, *_INDIFFERENT))
-    keys: tuple[str, ...] = {
-        "prepare": ("dataset",),
-        "pretrain": ("public", "seed", "synthesizer", *(key for key in recipe if key != "train")),
-        "train": (*_TASK, *_PRIVACY, "public", "public_overlap", *recipe),
-        "audit": (*_TASK, *_PRIVACY, *recipe),
-        "generate": ("seed", "generate", *_DRAWING),
-        "evaluate": ("dataset", "public", "seed", "unsafe_noise_seed", *_PRIVACY, "eval", "yardstick", "oracle"),
-        "baseline": ("dataset", "seed", "data", "eval", "oracle"),
-        **dict.fromkeys(("main", "sweep", "trial"), tuple(key for key in tree if key not in _INDIFFERENT)),
-    }[stage]
-    dropped = () if stage == "audit" else _SPEED
-    return {key: _without(tree[key], dropped) for key in keys if key in tree}
+def stage_slice(stage: str, config: Config, part: str | None = None) -> dict[str, Any]:
+    """Return what of the configuration decides the result of `stage`, its inputs apart.
+
+    Args:
+        stage: its kind.
+        config: the whole.
+        part: which part a stage of kind `part` fits.
+    """
+    kind, tree = KINDS[stage], config.nested()
+    own = list(config.recipe.model_dump())
+    keys = kind.keys or tuple(key for key in tree if key not in own)
+    found = {key: tree[key] for key in keys if key not in _INDIFFERENT}
+    if part is not None:
+        found["part"] = tree["parts"][part]
+    reads = own if kind.recipe == "all" else _reads(kind, config)
+    for path in reads:
+        if path.startswith("-"):
+            found = _without(found, path[1:].split("."))
+        elif path not in _INDIFFERENT:
+            found[path] = tree[path]
+    return found if stage == "audit" else {key: _faster(value) for key, value in found.items()}
 
 
-def _without(value: Any, dropped: tuple[str, ...]) -> Any:
-    return {k: v for k, v in value.items() if k not in dropped} if isinstance(value, dict) else value
+def _reads(kind: Kind, config: Config) -> tuple[str, ...]:
+    if kind.recipe != "own":
+        return ()
+    return tuple(registry.load("synthesizer", config.synthesizer).reads.get(kind.name, ()))
 
 
-def fingerprint(stage: str, config: Config, card: Card | None, upstream: tuple[str, ...] = ()) -> str:
-    """Return the SHA-256 of a stage's configuration, inputs (run ids or file digests), card and code."""
+def _without(value: Any, path: list[str]) -> Any:
+    """Return a tree without what lies at `path`, in every element of the lists on the way."""
+    if isinstance(value, list):
+        return [_without(each, path) for each in value]
+    if not isinstance(value, dict):
+        return value
+    first, rest = path[0], path[1:]
+    kept = {key: each for key, each in value.items() if key != first or rest}
+    return {key: _without(each, rest) if key == first else each for key, each in kept.items()}
+
+
+def _faster(value: Any) -> Any:
+    return {k: v for k, v in value.items() if k not in _SPEED} if isinstance(value, dict) else value
+
+
+def fingerprint(
+    stage: str, config: Config, card: Card | None, upstream: tuple[str, ...] = (), part: str | None = None
+) -> str:
+    """Return the SHA-256 of a stage's configuration, inputs (run ids or digests), card and code."""
+    told = stage_slice(stage, config, part)
+    words = set(_words(told))
     content = {
         "stage": stage,
-        "config": stage_slice(stage, config),
-        "card": _card(stage, card),
+        "config": told,
+        "card": _card(KINDS[stage], card),
         "upstream": list(upstream),
-        "source": source_digest(),
-        "outside": outside_digest(config),
+        "source": reach_digest({KINDS[stage].source, *registry.modules(words)}),
+        "outside": _outside(words),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _card(stage: str, card: Card | None) -> list[Any] | None:
-    """Return what a stage depends on of the data set: pretraining knows only the shape of what comes later."""
+def _card(kind: Kind, card: Card | None) -> list[Any] | None:
     if card is None:
         return None
-    return [list(card.shape), len(card.classes)] if stage == "pretrain" else [card.name, card.version]
+    told: dict[str, list[Any]] = {
+        "name": [card.name, card.version],
+        "shape": [list(card.shape), len(card.classes)],
+        "size": [list(card.shape)],
+    }
+    return told[kind.card]
 
 
-@cache
-def source_digest() -> str:
-    """Return the SHA-256 of the package's own source files."""
-    digest = hashlib.sha256()
-    package = Path(__file__).resolve().parents[1]
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def _words(value: Any) -> Iterator[str]:
+    """Yield every text in a tree."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from _words(each)
+    elif isinstance(value, str):
+        yield value
 
 
-def outside_digest(config: Config) -> dict[str, str]:
-    """Return the SHA-256 of every file from outside the package that the configuration names."""
-    names = [value for value in config.flat().values() if isinstance(value, str)] + config.eval.metrics
-    files = {path for name in names if (path := registry.outside_file(name)) is not None}
+def _outside(words: set[str]) -> dict[str, str]:
+    """Return the SHA-256 of every file from outside the package that is named."""
+    files = {path for word in words if (path := registry.outside_file(word)) is not None}
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}

@@ -1,12 +1,13 @@
 """Every configuration key, its type and its meaning. What a method adds stands in its own `Settings`."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
+from dpib import registry
 from dpib.metrics.utility import Schedule
 from dpib.nn.classifiers import Classifiers
-from dpib.section import Positive, Section, Text
+from dpib.section import PartSettings, Positive, Section, Text
 
 Profile = Literal["smoke", "fast", "paper"]
 
@@ -73,6 +74,9 @@ class Config(Section):
     data: Data
     generate: Generate
     eval: Eval
+    parts: dict[str, Annotated[SerializeAsAny[PartSettings], BeforeValidator(registry.chosen("part"))]] = Field(
+        default={}, description="networks trained on public images, by the names that the recipe asks for them by"
+    )
     synthesizer: Text
     recipe: SerializeAsAny[Section]
 

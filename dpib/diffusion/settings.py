@@ -1,14 +1,16 @@
 """Keys of the diffusion recipes; the methods of the family differ in their values alone."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from dpib import registry
+from dpib.diffusion.lessons.lesson import LessonSettings
 from dpib.diffusion.loss import LossSettings
 from dpib.diffusion.sampler import SamplerSettings
 from dpib.nn.denoiser import DenoiserSettings
 from dpib.privacy.per_record.base import LEAST_CLIP
-from dpib.section import Positive, Section
+from dpib.section import Positive, Section, checked
 
 
 class FitSettings(Section):
@@ -32,11 +34,12 @@ class FitSettings(Section):
         return self.steps if self.steps is not None else (self.epochs or 0) * -(-n // self.batch)
 
 
-class PublicSettings(FitSettings):
-    """Keys of `pretrain.*`."""
+class LearnSettings(FitSettings):
+    """Keys of `pretrain.*`, and of a lesson's `fit`."""
 
-    cond: bool = Field(default=True, description="learn the public labels; false: all count as no class")
+    cond: bool = Field(default=True, description="learn the labels; false: all count as no class")
     flip: bool = Field(default=False, description="mirror every other image")
+    augment: Positive | None = Field(default=None, description="random changes of an image (RandAugment); none: as is")
 
 
 class PrivateSettings(FitSettings):
@@ -62,6 +65,30 @@ class DiffusionSettings(Section):
     )
     network: DenoiserSettings
     loss: LossSettings
-    pretrain: PublicSettings
+    lessons: list[Annotated[SerializeAsAny[LessonSettings], BeforeValidator(registry.chosen("lesson"))]] = Field(
+        default=[], description="what is learnt from before the first private gradient, in this order"
+    )
+    pretrain: LearnSettings
     train: PrivateSettings
     sampler: SamplerSettings
+
+    @model_validator(mode="after")
+    def _lessons_fit(self) -> Self:
+        for lesson in self.lessons:
+            self.fit_of(lesson)
+        return self
+
+    def fit_of(self, lesson: LessonSettings) -> LearnSettings:
+        """Return how a lesson is learnt: as `pretrain` says, but for what its own `fit` does.
+
+        Raises:
+            ValueError: when it is no such settings.
+        """
+        tree = self.pretrain.model_dump()
+        for length, other in (("steps", "epochs"), ("epochs", "steps")):
+            if length in lesson.fit and other not in lesson.fit:
+                tree[other] = None
+        found = checked(LearnSettings, {**tree, **lesson.fit})
+        if isinstance(found, list):
+            raise ValueError(f"fit of lesson {lesson.kind}: {'; '.join(found)}")
+        return found

@@ -1,23 +1,27 @@
 """Diffusion methods: one denoiser, one loss, one loop; what differs between the methods is their recipe.
 
-- DPDM: no public images (Dockhorn, Cao, Vahdat, Kreis: Differentially Private Diffusion Models, TMLR 2023).
-- PDP-Diffusion: the same after pretraining on public images (Ghalebikesabi et al. 2023, arXiv:2302.13861).
+- DPDM: no lessons (Dockhorn, Cao, Vahdat, Kreis: Differentially Private Diffusion Models, TMLR 2023).
+- PDP-Diffusion: lesson `public` (Ghalebikesabi et al. 2023, arXiv:2302.13861).
 - DP-LDM-SD: the same, but only the layers that `train.tune` names are trained privately (DPImageBench 2025).
+- PrivImage: lesson `selected` (Li et al. 2024, arXiv:2311.12850).
+- DP-FETA: lesson `central` (Li et al. 2025, arXiv:2504.01395).
+- FETA-Pro: lessons `central` and `frequency` (Gong et al. 2026, arXiv:2601.06368).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dpib import seeding
+from dpib import registry, seeding
 from dpib.checkpoint import State
+from dpib.diffusion.lessons.lesson import Lesson
 from dpib.diffusion.loss import DenoisingLoss
 from dpib.diffusion.public import PublicBatches
 from dpib.diffusion.sampler import SamplerSettings, sample
-from dpib.diffusion.settings import DiffusionSettings, FitSettings
+from dpib.diffusion.settings import DiffusionSettings, FitSettings, LearnSettings
 from dpib.errors import UserError
 from dpib.images import Images, from_unit
 from dpib.nn.denoiser import Denoiser
@@ -41,35 +45,57 @@ class Diffusion:
     """
 
     Settings: ClassVar[type[Section]] = DiffusionSettings
+    reads: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "query": ("lessons", "-lessons.fit"),
+        "pretrain": ("network", "loss", "lessons", "pretrain"),
+        "train": ("network", "loss", "train"),
+        "generate": ("sampler",),
+    }
 
     def __init__(self, settings: DiffusionSettings, task: Task) -> None:
         self.settings, self.task = settings, task
+        self.lessons = curriculum(settings, task)
+        self.released: dict[str, State] = {}
         with seeding.seeded(task.seed, "denoiser"):
             self.model = Denoiser(settings.network, task.shape, task.classes).to(task.device)
         self.average = MovingAverage(self.model, settings.train.ema)
         self.loaded = False
 
     def plan(self, n: int) -> tuple[Charge, ...]:
-        """Return one DP-SGD: Poisson rate = expected batch / n, with as many steps as the epochs have batches.
+        """Return the lessons' charges, and one DP-SGD.
+
+        Its Poisson rate is the expected batch / n, and it has as many steps as the epochs have batches.
 
         Raises:
-            UserError: when the batch is larger than the data.
+            UserError: when a batch is larger than the data.
         """
         how = self.settings.train
         if how.batch > n:
             raise UserError(f"train.batch={how.batch} exceeds the {n} training images: lower it")
         label = f"DP-SGD: noised sums of per-image gradients clipped to {how.clip:g}, one per step"
         rate, count = how.batch / n, how.count(n)
-        return (Charge(_CHARGE, "gaussian", label, sigma=how.noise_multiplier, rate=rate, count=count, cap=how.cap),)
+        steps = Charge(_CHARGE, "gaussian", label, sigma=how.noise_multiplier, rate=rate, count=count, cap=how.cap)
+        return (*(charge for lesson in self.lessons.values() for charge in lesson.charges(n)), steps)
 
-    def pretrain(self, public: Images, log: Log) -> None:
-        """Train on public images by exact gradients, the batch shared out among the processes.
+    def query(self, vault: Vault, log: Log) -> None:
+        """Make the lessons' releases."""
+        self.released = {name: lesson.query(vault, log.part(name)) for name, lesson in self.lessons.items()}
 
-        Raises:
-            UserError: when there are fewer images than a batch, or classes without an embedding.
-        """
-        how, world = self.settings.pretrain, self.task.world
-        batches = PublicBatches(public, how, self.model.null, self.task.seed, world)
+    def pretrain(self, public: Images | None, log: Log) -> None:
+        """Learn one lesson after the other, by exact gradients."""
+        for (name, lesson), settings in zip(self.lessons.items(), self.settings.lessons, strict=True):
+            if public is None and lesson.reads_public:
+                raise UserError(f"lesson {name} learns from public images: give -P public=<data set or image folder>")
+            phase = log.part(name)
+            images = lesson.images(self.released.get(name, {}), public, phase)
+            self._learn(images, self.settings.fit_of(settings), name, phase)
+        self.released = {}
+        self.loaded = True
+
+    def _learn(self, images: Images, how: LearnSettings, name: str, log: Log) -> None:
+        """Learn from images that are not sensitive, the batch shared out among the processes."""
+        world = self.task.world
+        batches = PublicBatches(images, how, self.model.null, self.task.seed, name, world)
         loss = DenoisingLoss(self.settings.loss, self.model.null)
         self.average = MovingAverage(self.model, how.ema)
 
@@ -77,9 +103,7 @@ class Diffusion:
             rows = [row.to(self.task.device) for row in batches.rows(loss, step)]
             return loss.per_row(self.model, *rows).sum() / how.batch
 
-        steps = how.count(len(public))
-        gradients = shared(share, self.model, done(log, "pretrain"), world)
-        self._fit(gradients, how, steps, "pretrain", log)
+        self._fit(shared(share, self.model, done(log, name), world), how, how.count(len(images)), name, log)
 
     def train(self, vault: Vault, log: Log) -> None:
         """Train by the vault's gradients, at the charge that `plan` named."""
@@ -139,7 +163,9 @@ class Diffusion:
         return None
 
     def state_dict(self) -> State:
-        """Return the averaged weights."""
+        """Return the averaged weights, or what was released before there are any that were trained."""
+        if self.released:
+            return {"released": self.released}
         return {"denoiser": self.average.network.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
@@ -148,6 +174,9 @@ class Diffusion:
         Raises:
             UserError: when it comes from a network of another shape.
         """
+        self.released = state.get("released", {})
+        if self.released:
+            return
         weights = state.get("denoiser", {})
         own = self.model.state_dict()
         for name in (*weights, *own):
@@ -160,6 +189,24 @@ class Diffusion:
         self.model.load_state_dict(weights)
         self.average.network.load_state_dict(weights)
         self.loaded = True
+
+
+def curriculum(settings: DiffusionSettings, task: Task) -> dict[str, Lesson]:
+    """Return the configured lessons by their names: the kind of each, numbered from the second of its kind on.
+
+    Raises:
+        ValueError: when a lesson does not fit the task, or nothing would learn from the public images that are given.
+    """
+    lessons: dict[str, Lesson] = {}
+    for chosen in settings.lessons:
+        maker = registry.load("lesson", chosen.kind)
+        kind = chosen.kind.rpartition(":")[2].lower()
+        earlier = sum(name.partition("-")[0] == kind for name in lessons)
+        name = f"{kind}-{earlier + 1}" if earlier else kind
+        lessons[name] = maker(chosen, task, name)
+    if task.public_classes is not None and not any(lesson.reads_public for lesson in lessons.values()):
+        raise ValueError("no lesson learns from public images: leave public out, or use a method that does")
+    return lessons
 
 
 def tune(model: nn.Module, patterns: list[str] | None) -> None:

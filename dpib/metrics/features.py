@@ -15,6 +15,7 @@ from tqdm import tqdm
 from dpib import seeding
 from dpib.atomic import replacing
 from dpib.errors import UserError
+from dpib.nn.weights import read_weights
 from dpib.paths import written_path
 
 _BLOCK = 1000
@@ -79,7 +80,7 @@ def inception_embedding(weights: Path | None, device: torch.device) -> Embedding
     if weights is None:
         network = FeatureExtractorInceptionV3("inception-v3-compat", names)
     else:
-        state = _safe_state(weights)
+        state = read_weights(weights)
         # torch-fidelity unpickles whatever file it is given: hand it one that holds tensors and nothing else.
         with tempfile.TemporaryDirectory(prefix="dpib-") as folder:
             copy = Path(folder) / "inception.pth"
@@ -118,19 +119,6 @@ def weights_file(name: str) -> Path:
         fault = "are a folder" if path.is_dir() else "do not exist"
         raise UserError(f"Inception weights {path} {fault}: give eval.inception_weights a file, or none")
     return path
-
-
-def _safe_state(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - whatever a hostile or broken file provokes, it is not loaded
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be loaded safely as weights: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path} does not hold a dictionary of tensors")
-    return state
 
 
 def extract(embedding: Embedding, x: Tensor, batch: int, cache: Path, label: str) -> Features:

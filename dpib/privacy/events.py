@@ -24,6 +24,7 @@ from dpib.privacy.stopping import Stopping
 Relation = Literal["zero_out", "replace_one"]
 Kind = Literal["gaussian", "gaussian_wor", "laplace", "noisy_max", "pure", "random_stopping"]
 Scope = Literal["train", "val"]
+When = Literal["query", "train"]
 
 _PRICED_BY: dict[Kind, str] = {
     "gaussian": "sigma",
@@ -42,7 +43,8 @@ class Charge:
 
     A Gaussian charge without sigma is free: calibration chooses it (see `calibrate.solve`). `rate` is the
     sampling probability of a record, `count` the number of times that the mechanism runs. `base` are the
-    charges of one trial of a `random_stopping` selection.
+    charges of one trial of a `random_stopping` selection. `stage` says when a synthesizer makes it: in a query before
+    pretraining, or in training itself.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Charge:
     scale: float | None = None
     base: "tuple[Charge, ...]" = ()
     stopping: Stopping | None = None
+    stage: When = "train"
 
     @property
     def free(self) -> bool:

@@ -18,6 +18,8 @@ from dpib.privacy.events import Charge, Event, Relation, Scope
 
 LEDGER = Path("privacy") / "ledger.json"
 """Where a run keeps its ledger among its artifacts."""
+STATEMENT = Path("privacy") / "statement.md"
+"""And where the same in words."""
 SLACK = 1 + 1e-9  # rounding of the accountant itself, not a tolerance for overspending
 _TERMS = ("dataset", "relation", "accountant", "epsilon", "delta", "scopes")
 

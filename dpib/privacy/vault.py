@@ -24,7 +24,7 @@ from dpib.privacy.ledger import BudgetError, Ledger
 from dpib.privacy.mechanisms import Feature, Predictor, StepsMechanism, SumMechanism, Witness
 from dpib.privacy.per_record.base import RecordLoss
 from dpib.privacy.rng import NoiseSource
-from dpib.privacy.sampling import poisson
+from dpib.privacy.sums import clipped_sum
 
 
 class Vault:
@@ -86,49 +86,50 @@ class Vault:
         """The number of records in this scope; public under zero-out neighbours."""
         return len(self._images)
 
-    def release_sum(self, name: str, feature: Feature) -> Tensor:
+    def release_sum(self, name: str, feature: Feature, index: int = 0) -> Tensor:
         """Release the sum over records of a feature with norm at most 1, plus N(0, sigma^2) noise.
 
         A record whose norm exceeds 1 is scaled down to it, and one whose norm is not finite counts
         as null, so that the sensitivity is 1 whatever the records are.
 
+        One process of several draws, and tells the others what it released.
+
+        Args:
+            name: of a Gaussian charge; all its releases are charged with the first.
+            feature: of one record.
+            index: which of the charge's `count` releases; each sees a Poisson sample of its own where `rate` < 1.
+
         Returns:
-            float64 of the feature's shape.
+            float64 of the feature's shape, on the CPU.
 
         Raises:
-            BudgetError: when `name` is not in the plan or cannot be paid for.
+            BudgetError: when `name` is not in the plan, has no such index, or cannot be paid for.
         """
         charge = self._planned(name, "gaussian")
+        if not 0 <= index < charge.count:
+            raise BudgetError(f"release {index} of {name!r} is not planned: the charge is for {charge.count}")
         if self._witness is not None:
             self._witness(charge, SumMechanism(feature))
-        if self._world.size > 1:
-            raise BudgetError(f"release {name!r} is drawn once, by one process: set processes=1 for this method")
-        saved = self._finished(name)
+        return self._told(self._noised_sum(charge, feature, index) if self._world.leads else None)
+
+    def _noised_sum(self, charge: Charge, feature: Feature, index: int) -> Tensor:
+        saved = self._finished(charge.name, index)
         if saved is not None:
             return saved
         assert charge.sigma is not None
         self._charge(charge)
-        total = self._clipped_sum(feature, charge)
+        total = clipped_sum(self._images, feature, charge, self._noise, self._batch)
         noisy = total + charge.sigma * self._noise.normal(tuple(total.shape))
         if not torch.isfinite(noisy).all():
-            raise BudgetError(f"release {name!r} overflowed; nothing was released")
-        return self._finish(name, noisy)
+            raise BudgetError(f"release {charge.name!r} overflowed; nothing was released")
+        return self._finish(charge.name, noisy, index)
 
-    def _clipped_sum(self, feature: Feature, charge: Charge) -> Tensor:
-        total: Tensor | None = None
-        members = poisson(self._noise, self.n, charge.rate, charge.cap) if charge.rate < 1 else None
-        done = 0
-        for chunk in self._images.chunks(self._batch):
-            norms = feature.norms(chunk.x, chunk.y).to(torch.float64)
-            weights = torch.where(torch.isfinite(norms), 1 / norms.clamp(min=1), 0)
-            if members is not None:
-                weights = weights * members[done : done + len(chunk)].to(weights)
-            done += len(chunk)
-            # float64: the sum over a large set must not add rounding of its own to the sensitivity.
-            part = feature.weighted_sum(chunk.x, chunk.y, weights).to("cpu", torch.float64)
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+    def _told(self, value: Tensor | None) -> Tensor:
+        """Return rank 0's value on every rank; on the others there is none to give."""
+        shape = json.loads(self._world.share("" if value is None else json.dumps(list(value.shape))))
+        if value is None:
+            value = torch.empty(shape, dtype=torch.float64)
+        return self._world.broadcast(value.to(self._world.device)).cpu()
 
     def gradients(self, name: str, loss: RecordLoss, model: nn.Module, spec: GradientSpec) -> Iterator[Gradients]:
         """Release the noised gradient of `loss` at the model's current parameters, once per step (DP-SGD).
@@ -252,14 +253,15 @@ class Vault:
             raise BudgetError(f"{charge.name!r} is priced for a sample of the records, and this release sees all")
         return charge
 
-    def _file(self, name: str) -> Path:
-        return self._folder / f"{self._scope}-{name.replace('/', '-')}.safetensors"
+    def _file(self, name: str, index: int = 0) -> Path:
+        which = f"#{index}" if index else ""  # no name has this sign
+        return self._folder / f"{self._scope}-{name.replace('/', '-')}{which}.safetensors"
 
-    def _finished(self, name: str) -> Tensor | None:
-        path = self._file(name)
+    def _finished(self, name: str, index: int = 0) -> Tensor | None:
+        path = self._file(name, index)
         return load_file(path)["value"] if path.exists() else None
 
-    def _finish(self, name: str, value: Tensor) -> Tensor:
-        with replacing(self._file(name)) as temporary:
+    def _finish(self, name: str, value: Tensor, index: int = 0) -> Tensor:
+        with replacing(self._file(name, index)) as temporary:
             save_file({"value": value.contiguous()}, temporary)
         return value

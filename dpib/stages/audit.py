@@ -26,9 +26,9 @@ from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account
 from dpib.privacy.mechanisms import StepsMechanism, SumMechanism
 from dpib.privacy.rng import NoiseSource
+from dpib.stages.build import build
 from dpib.stages.context import Context
-from dpib.stages.pretrain import build
-from dpib.stages.train import calibrated
+from dpib.stages.solving import calibrated
 from dpib.synthesizer import Synthesizer
 
 REPORT = "audit/report.md"

@@ -1,6 +1,7 @@
 """What every stage function is given."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ class Context:
 
     `artifacts` becomes the tracked run's artifacts when the stage is done; `private` never leaves this
     machine and is deleted then. All processes of `world` run the stage; on all but rank 0 both folders are
-    temporary and the log is silent.
+    temporary and the log is silent. `parts` are the checkpoints of the networks that the method shares with others.
     """
 
     config: Config
@@ -28,6 +29,7 @@ class Context:
     private: Path
     log: Log
     world: World
+    parts: Mapping[str, Path] = field(default_factory=dict)
 
     def named(self, name: str) -> str:
         """Return the name under which this work charges: `name`, or the one that it was begun under."""

@@ -14,7 +14,7 @@ from dpib.images import Images
 from dpib.metrics.duplicates import count_duplicates
 from dpib.privacy import statement
 from dpib.privacy.events import Event, Plan
-from dpib.privacy.ledger import LEDGER, SLACK, Account, BudgetError, Ledger
+from dpib.privacy.ledger import LEDGER, SLACK, STATEMENT, Account, BudgetError, Ledger
 from dpib.privacy.lineage import spent_since
 from dpib.privacy.mechanisms import Predictor
 from dpib.privacy.yardstick import Yardstick
@@ -24,7 +24,7 @@ from dpib.stages import judge
 from dpib.stages.context import Context
 from dpib.stages.fidelity import choose_embedding, fidelity
 from dpib.stages.memorisation import check_memorisation
-from dpib.stages.train import STATEMENT, spent_metrics
+from dpib.stages.solving import spent_metrics
 
 REPORT = "report.json"
 

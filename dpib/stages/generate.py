@@ -18,8 +18,8 @@ from dpib.errors import UserError
 from dpib.hardware import free_memory
 from dpib.images import Images
 from dpib.privacy.ledger import Account
+from dpib.stages.build import build
 from dpib.stages.context import Context
-from dpib.stages.pretrain import build
 from dpib.synthesizer import Synthesizer
 
 GEN = Path("gen") / "gen.npz"

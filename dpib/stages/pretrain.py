@@ -1,73 +1,55 @@
-"""Pretrain: learn from public images, at no privacy cost."""
+"""Pretrain: learn from public images and from what a query released, at no privacy cost of its own."""
 
-import hashlib
 from pathlib import Path
 
-import torch
-
-from dpib import checkpoint, registry
-from dpib.config import Config
-from dpib.data.catalog import Card
-from dpib.distributed import World
-from dpib.errors import UserError
-from dpib.images import set_digest
+from dpib import checkpoint
+from dpib.images import Images, set_digest
 from dpib.overlap import absolute, checked
-from dpib.privacy.ledger import SOURCES, Public
+from dpib.privacy.ledger import SOURCES, Account, Public
+from dpib.privacy.lineage import merged
 from dpib.public import read_public
 from dpib.sensitive import Sensitive
+from dpib.stages.build import FINAL, build
 from dpib.stages.context import Context
-from dpib.synthesizer import Synthesizer, Task
-
-FINAL = Path("checkpoints") / "final.safetensors"
+from dpib.stages.taken import together
 
 
-def build(context: Context) -> Synthesizer:
-    """Return the configured synthesizer, freshly initialised from the seed; see `make`."""
-    return make(context.config, context.card, context.device, context.world)
+def pretrain(context: Context, sensitive: Sensitive, queried: Path | None = None) -> dict[str, float]:
+    """Write `checkpoints/final.safetensors` of the synthesizer pretrained on `config.public` and the query `queried`.
 
-
-def make(config: Config, card: Card, device: torch.device, world: World | None = None) -> Synthesizer:
-    """Return the configured synthesizer on `device`, freshly initialised from the seed.
+    The ledger of the query goes on in it.
 
     Raises:
-        UserError: when its settings do not fit the data set's shape.
+        UserError: when the public images are the sensitive ones, as far as this machine can tell.
     """
-    task = Task(card.shape, len(card.classes), config.seed, device, world or World())
-    maker = registry.load("synthesizer", config.synthesizer)
-    try:
-        synthesizer: Synthesizer = maker(config.recipe, task)
-    except ValueError as error:
-        raise UserError(f"{config.method} on {card.name}: {error}") from None
-    return synthesizer
+    found = together(context.parts.values())
+    public, source = _read(context, sensitive)
+    if source is not None:
+        found = merged(found, [source])
+    synthesizer = build(context)
+    if queried is not None:
+        synthesizer.load_state_dict(checkpoint.load(queried))
+    synthesizer.pretrain(public, context.log)
+    ledger = checkpoint.text(queried, "ledger") if queried is not None else None
+    if ledger is None:
+        texts = {"public": SOURCES.dump_json(found).decode()}
+    else:
+        account = Account.parse(ledger)
+        texts = {"ledger": account.model_copy(update={"public": merged(account.public, found)}).text()}
+    checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict(), **texts)
+    return {"pretrain/images": float(len(public) if public is not None else 0)}
 
 
-def sources(pretrained: Path) -> list[Public]:
-    """Return what a checkpoint without a ledger learnt from; of one that does not say it, its own name and digest."""
-    text = checkpoint.text(pretrained, "public")
-    if text is not None:
-        return SOURCES.validate_json(text)
-    with pretrained.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    return [Public(name=f"checkpoint {pretrained.name}", digest=digest)]
-
-
-def pretrain(context: Context) -> dict[str, float]:
-    """Write `checkpoints/final.safetensors` of the synthesizer pretrained on `config.public`.
-
-    Raises:
-        UserError: when these images are the sensitive ones, as far as this machine can tell.
-    """
+def _read(context: Context, sensitive: Sensitive) -> tuple[Images | None, Public | None]:
+    """Return the public images and what they are, compared with the sensitive ones where these are at hand."""
     config = context.config
-    assert config.public is not None
+    if config.public is None:
+        return None, None
     public = read_public(config.public, context.card.shape, config.data_root)
     source = Public(name=absolute(config.public), digest=set_digest(public))
-    sensitive = Sensitive(config, context.card)
     if sensitive.prepared:  # else the training finds it out
         checked(source, sensitive, context.card, config.data_root, config.public_overlap is not None)
     each = public.y.bincount()
     spread = f"{int(each.min())} to {int(each.max())} of each of {len(each)} classes"
     context.log.say(f"pretrain: {len(public)} public images of {config.public}, {spread}")
-    synthesizer = build(context)
-    synthesizer.pretrain(public, context.log)
-    checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict(), public=SOURCES.dump_json([source]).decode())
-    return {"pretrain/images": float(len(public))}
+    return public, source

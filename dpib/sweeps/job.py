@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from dpib.config import Config, from_text, overlaid
-from dpib.config.fingerprint import source_digest
+from dpib.config.reach import source_digest
 from dpib.data.catalog import Card
 from dpib.errors import UserError
 from dpib.metrics.utility import accuracy
@@ -16,7 +16,7 @@ from dpib.sensitive import Sensitive
 from dpib.spendings import Spendings
 from dpib.stages.context import Context
 from dpib.stages.evaluate import tester
-from dpib.sweeps import trial
+from dpib.stages.solving import training_plan
 from dpib.sweeps.book import Book
 from dpib.sweeps.space import Point, changes, extremes, independent
 from dpib.sweeps.spec import Sweep
@@ -121,7 +121,7 @@ def equal_plans(job: Job, points: Sequence[Point] = ()) -> tuple[Charge, ...] | 
     account = job.sensitive.account()
     drawn = independent(job.spec.space, "random", 8, 0)
     corners = [*drawn, *({**drawn[0], **point} for point in extremes(job.spec.space))]
-    plans = [trial.training_plan(job.at(point), job.card, account) for point in [*corners, *points]]
+    plans = [training_plan(job.at(point), job.card, account) for point in [*corners, *points]]
     return plans[0] if all(plan == plans[0] for plan in plans) else None
 
 

@@ -15,6 +15,7 @@ import torch
 from dpib import lifeline
 from dpib.atomic import write_text
 from dpib.config import Config, from_text, overlaid
+from dpib.config.kinds import KINDS
 from dpib.config.schema import flatten
 from dpib.data.catalog import Card, data_root
 from dpib.data.synthetic import read_gen
@@ -82,14 +83,13 @@ def run_sweep(order: Order, store: Store) -> Result:
     inputs = (order.generate_run or "none", told)
     label = f"sweep-{spec.name}-{card.name}-eps{config.epsilon:g}-s{config.seed}"
     stage = Stage(
-        "sweep",
+        KINDS["sweep"],
         work,
         inputs,
         {"sensitive-train": card},
         sensitive.identity,
-        private,
-        private_snapshot=True,
         label=label,
+        private=private,
         timed=spec.mode != "random_stopping",
     )
     return execute(stage, config, card, store)

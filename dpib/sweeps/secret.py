@@ -17,10 +17,9 @@ from dpib.errors import UserError
 from dpib.privacy.events import Charge, Plan
 from dpib.privacy.ledger import Account
 from dpib.privacy.rng import NoiseSource
+from dpib.stages import course
 from dpib.stages.context import Context
 from dpib.stages.generate import GEN
-from dpib.stages.pretrain import FINAL, pretrain
-from dpib.stages.train import started
 from dpib.sweeps import modes, trial
 from dpib.sweeps.job import Job, equal_plans
 from dpib.sweeps.space import Point, independent
@@ -90,7 +89,7 @@ def _trial(job: Job, context: Context, which: tuple[int, Point], plan: tuple[Cha
         config=job.at(point),
         artifacts=folder / "artifacts",
         private=folder / "private",
-        log=trial.Silent(),
+        log=trial.Silent(folder / "private" / "snapshot.safetensors"),
     )
     if not finished.is_file():
         inside.artifacts.mkdir(parents=True, exist_ok=True)
@@ -104,11 +103,9 @@ def _run(job: Job, context: Context, plan: tuple[Charge, ...], score: Charge) ->
     if job.generate_run is not None:
         gen = job.store.fetch(job.generate_run, str(GEN))
     else:
-        pretrained = _pretrained(context)
         # The search as a whole is charged already: what this training releases goes to an account of its own.
-        account = trial.spent_on(plan, started(context, job.sensitive, job.sensitive.account(), pretrained))
-        job.book.learn(account.public)
-        trial.synthesize(context, job.sensitive, pretrained, Plan(plan), account)
+        account = trial.spent_on(plan, job.sensitive.account())
+        job.book.learn(course.follow(context, job.sensitive, None, Plan(plan), account))
         gen = context.artifacts / GEN
     images, _ = read_gen(gen, job.card)
     fitted = trial.fit(context, images, lambda _step, _value: False)
@@ -118,13 +115,3 @@ def _run(job: Job, context: Context, plan: tuple[Charge, ...], score: Charge) ->
     own = job.sensitive.account()
     scratch = Account.model_validate({**own.model_dump(), "epsilon": 1e12})
     return trial.release(context, job.sensitive, score, scratch, fitted.predict)
-
-
-def _pretrained(context: Context) -> Path | None:
-    if context.config.public is None:
-        return None
-    folder = context.private / "pretrain"
-    path = folder / "artifacts" / FINAL
-    if not path.is_file():
-        pretrain(replace(trial.part(context, "pretrain"), artifacts=folder / "artifacts"))
-    return path

@@ -1,25 +1,28 @@
 """The work on one slot of a sweep, as a tracked run: train, draw, classify, score, and state what all that cost."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dpib.atomic import write_text
+from dpib.chain import run_before
 from dpib.config import Config
+from dpib.config.kinds import KINDS
 from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
 from dpib.images import Images
-from dpib.pipeline import run_pretrain
 from dpib.privacy import accounting
 from dpib.privacy.events import Charge, Plan
 from dpib.privacy.ledger import LEDGER
 from dpib.runner import Result, Stage, execute
 from dpib.spendings import TAG
+from dpib.stages import course
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
 from dpib.stages.generate import GEN
-from dpib.stages.pretrain import FINAL
+from dpib.stages.query import asked
+from dpib.stages.solving import training_plan
 from dpib.stages.train import started
 from dpib.sweeps import modes, trial
 from dpib.sweeps.job import Job, closed, tested
@@ -67,13 +70,12 @@ def run_trial(
     label = f"trial-{slot:03d}"
     private = spec.mode != "unaccounted"
     stage = Stage(
-        "trial",
+        KINDS["trial"],
         work,
         (job.study, label),
         identity=job.sensitive.identity,
         trusting=True,
         private=private,
-        private_snapshot=True,
         label=label,
     )
     result = execute(stage, config, job.card, job.store, job.parent)
@@ -88,7 +90,7 @@ def _training(job: Job, config: Config) -> tuple[Charge, ...]:
     """
     if job.spec.kind == "classifier" or job.spec.mode == "public":
         return ()
-    charges = trial.training_plan(config, job.card, job.sensitive.account())
+    charges = training_plan(config, job.card, job.sensitive.account())
     if job.training is not None and charges != job.training:
         raise UserError(modes.UNEQUAL)
     return charges
@@ -107,22 +109,25 @@ def _images(job: Job, slot: int, context: Context, charges: tuple[Charge, ...]) 
     """Return the images of a trial: the given ones, or those of a synthesizer that is trained under its charges."""
     if job.generate_run is not None:
         return read_gen(job.store.fetch(job.generate_run, str(GEN)), job.card)[0]
-    pretrained = _pretrained(job, context.config)
-    start = started(context, job.sensitive, job.book.account(), pretrained)
-    job.book.learn(start.public)
+    start = _start(job, context.config, charges)
+    if start is not None:
+        job.book.learn(started(context, job.sensitive, job.sensitive.account(), start).public)
     plan = _plan(job, slot, charges, job.book.attempt(slot, context.named(secrets.token_hex(8))))
     account = job.book.reserve(plan.named(), "train")
     job.sensitive.remember(account.origins[-1])
     write_text(context.artifacts / LEDGER, closed(account, job.spec.epsilon_total or context.config.epsilon).text())
-    trial.synthesize(context, job.sensitive, pretrained, plan, account)
+    job.book.learn(course.follow(context, job.sensitive, start, plan, account))
     return read_gen(context.artifacts / GEN, job.card)[0]
 
 
-def _pretrained(job: Job, config: Config) -> Path | None:
-    """Return the checkpoint of a pretraining on public images; trials that agree on it share one run."""
-    if config.public is None:
+def _start(job: Job, config: Config, charges: Sequence[Charge]) -> Path | None:
+    """Return what a trial trains from: a pretraining on public images, which trials that agree on it share.
+
+    A trial that makes queries of its own pretrains on its own.
+    """
+    if asked(charges):
         return None
-    return job.store.fetch(run_pretrain(config, job.card, job.store, job.parent).run_id, str(FINAL))
+    return run_before(config, job.card, job.store, job.parent).start().path(job.store)
 
 
 def _classify(job: Job, slot: int, context: Context, images: Images, stop: trial.Stop) -> dict[str, float]:
@@ -156,11 +161,11 @@ def _score(job: Job, slot: int, context: Context, fitted: trial.Fitted) -> float
 def _public(job: Job, context: Context) -> dict[str, float]:
     """Run every stage on the proxy as if it were sensitive, since the noise is part of what is tuned."""
     config, sensitive = context.config, job.sensitive
-    plan = trial.training_plan(config, job.card, sensitive.account())
+    plan = training_plan(config, job.card, sensitive.account())
     account = trial.spent_on(plan, sensitive.account())
-    trial.synthesize(context, sensitive, _pretrained(job, config), Plan(plan), account)
+    course.follow(context, sensitive, _start(job, config, plan), Plan(plan), account)
     images, _ = read_gen(context.artifacts / GEN, job.card)
-    metrics = evaluate(trial.part(context, "evaluate"), sensitive, images, account, True, trial.OwnPurse())
+    metrics = evaluate(course.inside(context, "evaluate"), sensitive, images, account, True, trial.OwnPurse())
     if job.spec.score.metric not in metrics:
         known = ", ".join(sorted(m for m in metrics if not m.startswith("privacy/")))
         raise UserError(f"sweep.score.metric={job.spec.score.metric} is not computed here; there are {known}")

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from dpib.config import Config, layered
 from dpib.config.compose import find_method, merge, typed
-from dpib.config.fingerprint import source_digest
+from dpib.config.reach import source_digest
 from dpib.data.catalog import Card
 from dpib.errors import UserError
 from dpib.pipeline import run_main

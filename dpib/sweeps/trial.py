@@ -1,31 +1,27 @@
 """One trial: a synthesizer (or none), the classifiers on its images, and a score that may be seen."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import torch
 from torch import nn
 
 from dpib import checkpoint
 from dpib.atomic import write_text
 from dpib.checkpoint import State
-from dpib.config import Config
-from dpib.data.catalog import Card
 from dpib.data.synthetic import read_gen
 from dpib.images import Images
 from dpib.metrics.utility import accuracy, train_classifier
 from dpib.privacy import statement
 from dpib.privacy.events import Charge, Event, Plan
-from dpib.privacy.ledger import LEDGER, Account, BudgetError, Ledger
+from dpib.privacy.ledger import LEDGER, STATEMENT, Account, Ledger
 from dpib.privacy.mechanisms import Predictor
 from dpib.sensitive import Sensitive
-from dpib.stages import judge, train
+from dpib.stages import judge
+from dpib.stages.build import FINAL
 from dpib.stages.context import Context
-from dpib.stages.generate import GEN, generate, statement_text, write
-from dpib.stages.pretrain import FINAL, make
-from dpib.synthesizer import Log
+from dpib.stages.generate import GEN, statement_text, write
 
 CLASSIFIER = Path("checkpoints") / "classifier.safetensors"
 Stop = Callable[[int, float], bool]
@@ -55,27 +51,11 @@ class OwnPurse:
         return account
 
 
-class PartLog:
-    """The log of one part of a trial: it speaks through the trial's log, its snapshot is its own."""
-
-    def __init__(self, log: Log, folder: Path) -> None:
-        self._log = log
-        self._file = folder / "snapshot.safetensors"
-        self.say = log.say
-        self.curve = log.curve
-        self.grid = log.grid
-
-    def save(self, state: State) -> None:
-        """Replace the snapshot of this part."""
-        checkpoint.save(self._file, state)
-
-    def restored(self) -> State | None:
-        """Return the snapshot of this part."""
-        return checkpoint.load(self._file) if self._file.is_file() else None
-
-
 class Silent:
-    """The log of a trial that nobody may hear of."""
+    """The log of a trial that nobody may hear of: it keeps snapshots, in the trial's own folder, and nothing else."""
+
+    def __init__(self, snapshot: Path) -> None:
+        self._snapshot = snapshot
 
     def say(self, text: str) -> None:
         """Say nothing."""
@@ -86,24 +66,20 @@ class Silent:
     def grid(self, name: str, images: Images, step: int) -> None:
         """Track nothing."""
 
+    def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Write nothing."""
+
+    def part(self, name: str) -> Self:
+        """Return the log of one phase, as silent as this one."""
+        return type(self)(checkpoint.beside(self._snapshot, name))
+
     def save(self, state: State) -> None:
-        """Keep nothing; the parts of the trial have snapshots of their own."""
+        """Replace the snapshot."""
+        checkpoint.save(self._snapshot, state)
 
     def restored(self) -> State | None:
-        """Return nothing."""
-        return None
-
-
-def part(context: Context, name: str) -> Context:
-    """Return the context for one part of a trial: snapshot and private files of its own, artifacts shared."""
-    folder = context.private / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return replace(context, private=folder, log=PartLog(context.log, folder))
-
-
-def training_plan(config: Config, card: Card, account: Account) -> tuple[Charge, ...]:
-    """Return the calibrated charges of training a synthesizer within `account`, a fresh one."""
-    return train.calibrated(make(config, card, torch.device("cpu")), account)
+        """Return the snapshot."""
+        return checkpoint.load(self._snapshot) if self._snapshot.is_file() else None
 
 
 def spent_on(plan: tuple[Charge, ...], account: Account) -> Account:
@@ -112,33 +88,11 @@ def spent_on(plan: tuple[Charge, ...], account: Account) -> Account:
     return account.model_copy(update={"events": events})
 
 
-def synthesize(context: Context, sensitive: Sensitive, pretrained: Path | None, plan: Plan, account: Account) -> None:
-    """Train a synthesizer and draw its images into `context.artifacts`.
-
-    Args:
-        context: the trial.
-        sensitive: the data set.
-        pretrained: checkpoint to start from, or None.
-        plan: the charges of this training, which `account` holds already.
-        account: the ledger that travels with the checkpoint and the images.
-
-    Raises:
-        BudgetError: when the training charged anything else; the images are not drawn then.
-    """
-    ledger = Ledger(account.model_copy(deep=True), context.private / "training.json")
-    if not (context.artifacts / FINAL).is_file():
-        train.fit(part(context, "train"), sensitive, pretrained, ledger, plan)
-    if ledger.account.events != account.events:
-        raise BudgetError("the training made other charges than its plan had foreseen: the trial is thrown away")
-    if not (context.artifacts / GEN).is_file():
-        generate(part(context, "generate"), account, context.artifacts / FINAL)
-
-
 def restate(context: Context, account: Account) -> None:
     """Write `account`, all that is known to have been spent, into every artifact of a trial that tells what it cost."""
     artifacts = context.artifacts
     write_text(artifacts / LEDGER, account.text())
-    write_text(artifacts / train.STATEMENT, statement.render(account))
+    write_text(artifacts / STATEMENT, statement.render(account))
     if (artifacts / FINAL).is_file():
         checkpoint.save(artifacts / FINAL, checkpoint.load(artifacts / FINAL), ledger=account.text())
     if (artifacts / GEN).is_file():

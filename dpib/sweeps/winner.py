@@ -14,14 +14,14 @@ from dpib.errors import UserError
 from dpib.pipeline import run_main
 from dpib.privacy import statement
 from dpib.privacy.events import Plan
-from dpib.privacy.ledger import LEDGER, Account, Ledger
+from dpib.privacy.ledger import LEDGER, STATEMENT, Account, Ledger
 from dpib.privacy.lineage import merged
 from dpib.section import dump_yaml
+from dpib.stages import course
+from dpib.stages.build import FINAL
 from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
 from dpib.stages.generate import GEN, SAMPLE, statement_text, write
-from dpib.stages.pretrain import FINAL
-from dpib.stages.train import STATEMENT
 from dpib.sweeps import modes, trial
 from dpib.sweeps.job import Job, closed, tested
 from dpib.sweeps.secret import Winner
@@ -144,7 +144,7 @@ def _end(
     _copy(fetch(SAMPLE), context.artifacts / SAMPLE)
     # The epoch is chosen on synthetic images here: the validation images have said what they were paid for.
     judged = replace(inside, config=overlaid(config, {"eval.mode": "syn"}))
-    metrics = evaluate(trial.part(judged, "evaluate"), job.sensitive, images, account, made_here=True)
+    metrics = evaluate(course.inside(judged, "evaluate"), job.sensitive, images, account, made_here=True)
     return _papers(order, job, context, run, metrics)
 
 

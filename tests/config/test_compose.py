@@ -221,8 +221,10 @@ class Settings_(Section):
 
 class M:
     Settings = Settings_
+    reads = {"train": ("prompt",)}
 
     def plan(self, n): ...
+    def query(self, vault, log): ...
     def pretrain(self, public, log): ...
     def train(self, vault, log): ...
     def generate(self, labels, generator): ...
@@ -247,8 +249,12 @@ BROKEN = [
     ("import sys\nsys.exit(3)\n", "F", "m.py cannot be imported (SystemExit, line 2: 3)"),
     (RECIPE, "N", "has no 'N'"),
     (RECIPE, "answer", "is a int, not a synthesizer"),
-    (RECIPE, "Prompt", "is no synthesizer, it lacks Settings of type Section, plan, pretrain,"),
-    (RECIPE, "Half", "is no synthesizer, it lacks pretrain, train, generate, class_proportions,"),
+    (RECIPE, "Prompt", "is no synthesizer, it lacks Settings of type Section, reads by stage, plan, query, pretrain,"),
+    (
+        RECIPE,
+        "Half",
+        "is no synthesizer, it lacks reads by stage, query, pretrain, train, generate,",
+    ),
 ]
 
 

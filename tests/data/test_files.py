@@ -18,10 +18,10 @@ from dpib.data.synthetic import doubts, read_gen
 from dpib.errors import UserError
 from dpib.images import Images
 from dpib.metrics.features import weights_file
-from dpib.pipeline import file_digest
 from dpib.public import adapt, read_public
 from dpib.section import validated
 from dpib.stages.evaluate import one_class
+from dpib.upstream import file_digest
 
 
 @pytest.fixture

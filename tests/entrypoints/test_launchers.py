@@ -35,7 +35,7 @@ main()
 """
 WORKERS = """
 import sys
-from dpib.config.fingerprint import source_digest
+from dpib.config.reach import source_digest
 from dpib.sweeps.launch import local_workers
 from dpib.sweeps.study import Study
 suite = dict(name="s", methods=["dp-merf"], datasets=["digits_28"], epsilons=[1.0], seeds=[0])

@@ -1,6 +1,5 @@
 """One synthesizer for the family: its plan, what it trains, what it saves, and what noise leaves of it."""
 
-import copy
 import math
 
 import pytest
@@ -10,7 +9,7 @@ from dpib import seeding
 from dpib.config import compose
 from dpib.diffusion.loss import DenoisingLoss, LossSettings
 from dpib.diffusion.public import PublicBatches
-from dpib.diffusion.settings import DiffusionSettings, PublicSettings
+from dpib.diffusion.settings import DiffusionSettings, LearnSettings
 from dpib.distributed import World
 from dpib.errors import UserError
 from dpib.images import Images
@@ -22,37 +21,17 @@ from dpib.privacy.per_record.draws import probe
 from dpib.privacy.rng import NoiseSource
 from dpib.privacy.vault import Vault
 from dpib.synthesizer import Task
+from tests.quiet import Quiet
 
 NETWORK = {"nf": 8, "ch_mult": [1, 2], "attn_resolutions": [4], "blocks": 1}
 TASK = Task((1, 8, 8), 3, 0, torch.device("cpu"))
-
-
-class Quiet:
-    """A log that keeps the last snapshot."""
-
-    def __init__(self):
-        self.snapshot, self.curves, self.grids = None, [], []
-
-    def say(self, text):
-        pass
-
-    def curve(self, name, value, step):
-        self.curves.append(name)
-
-    def grid(self, name, images, step):
-        self.grids.append((name, step, images))
-
-    def save(self, state):
-        self.snapshot = copy.deepcopy(state)
-
-    def restored(self):
-        return None
 
 
 def make(seed=0, network=None, pretrain=None, **train):
     settings = DiffusionSettings(
         network={**NETWORK, **(network or {})},
         loss={},
+        lessons=[{"kind": "public"}],
         pretrain={"steps": 6, "batch": 8, "lr": 0.01, **(pretrain or {})},
         train={"steps": 5, "batch": 10, "lr": 0.01, "clip": 0.01, "multiplicity": 2, "strategy": "loop", **train},
         sampler={"name": "ddim", "steps": 3},
@@ -162,8 +141,9 @@ def test_the_average_is_what_generates_and_what_is_saved(tmp_path):
 def test_the_average_lags_behind_the_model_while_it_trains(tmp_path):
     synthesizer, log = make(pretrain={"ema": 0.99}), Quiet()
     synthesizer.pretrain(records(), log)
-    live, average = log.snapshot["model"], log.snapshot["average"]["network"]
-    assert log.snapshot["average"]["updates"] == 6
+    snapshot = log.phases["public"].snapshot
+    live, average = snapshot["model"], snapshot["average"]["network"]
+    assert snapshot["average"]["updates"] == 6
     assert any(not torch.equal(live[name], average[name]) for name in live)
     assert all(torch.equal(average[name], value) for name, value in synthesizer.state_dict()["denoiser"].items())
 
@@ -171,7 +151,7 @@ def test_the_average_lags_behind_the_model_while_it_trains(tmp_path):
 def test_one_null_label_serves_dropout_unconditional_pretraining_and_guidance(monkeypatch):
     synthesizer = make(network={"label_dim": 7})
     assert synthesizer.model.null == 7
-    batches = PublicBatches(records(), PublicSettings(steps=1, batch=8, lr=1.0, cond=False), 7, 0, World())
+    batches = PublicBatches(records(), LearnSettings(steps=1, batch=8, lr=1.0, cond=False), 7, 0, "public", World())
     assert (batches.rows(DenoisingLoss(LossSettings(), 7), 0)[3] == 7).all()
     seen = []
     monkeypatch.setattr(
@@ -188,20 +168,20 @@ def test_public_classes_need_an_embedding_unless_they_are_left_out():
         make().pretrain(public, Quiet())
     make(pretrain={"cond": False}).pretrain(public, Quiet())
     make(network={"label_dim": 5}).pretrain(public, Quiet())
-    with pytest.raises(UserError, match="4 public images do not fill a batch of 8"):
+    with pytest.raises(UserError, match="public: 4 images do not fill a batch of 8"):
         make().pretrain(records(4), Quiet())
 
 
 def test_batches_of_public_images_repeat_from_the_step_and_are_shared_out():
-    how = PublicSettings(steps=1, batch=8, lr=1.0, flip=True)
+    how = LearnSettings(steps=1, batch=8, lr=1.0, flip=True)
     loss = DenoisingLoss(LossSettings(), 3)
-    whole = PublicBatches(records(), how, 3, 0, World())
+    whole = PublicBatches(records(), how, 3, 0, "public", World())
     for step in (0, 4, 5, 1):
-        parts = [PublicBatches(records(), how, 3, 0, World(rank, 2)).rows(loss, step) for rank in (0, 1)]
+        parts = [PublicBatches(records(), how, 3, 0, "public", World(rank, 2)).rows(loss, step) for rank in (0, 1)]
         for row, first, second in zip(whole.rows(loss, step), *parts, strict=True):
             assert torch.equal(row[0::2], first)
             assert torch.equal(row[1::2], second)
-    epoch = torch.cat([whole._index(step) for step in range(5)])
+    epoch = torch.cat([whole._epochs.index(step) for step in range(5)])
     assert epoch.unique().tolist() == list(range(40))
 
 

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.label_agreement import agreement
 from dpib import checkpoint, seeding, training
+from dpib.chain import Start, run_generate, run_pretrain, run_train
 from dpib.config import compose
 from dpib.config.fingerprint import fingerprint
 from dpib.data.synthetic import read_gen
@@ -15,10 +16,11 @@ from dpib.diffusion.public import PublicBatches
 from dpib.errors import UserError
 from dpib.metrics.utility import accuracy
 from dpib.nn import classifiers
-from dpib.pipeline import Start, continue_from, run_evaluate, run_generate, run_pretrain, run_train
+from dpib.pipeline import run_evaluate
 from dpib.privacy.ledger import Account
 from dpib.sensitive import Sensitive
 from dpib.stages.generate import GEN
+from dpib.upstream import continue_from
 from tests.conftest import TINY_DIFFUSION
 
 SMALL = {**TINY_DIFFUSION, "network.label_dim": "12", "pretrain.steps": "4", "public": "glyphs_28"}

@@ -7,12 +7,14 @@ import mlflow
 import numpy as np
 import pytest
 
+from dpib.chain import run_train
 from dpib.config import compose
 from dpib.data.split import holdout_positions
 from dpib.errors import UserError
-from dpib.pipeline import file_digest, run_baseline, run_evaluate, run_train
+from dpib.pipeline import run_baseline, run_evaluate
 from dpib.privacy.ledger import Account
 from dpib.tracking import Store
+from dpib.upstream import file_digest
 from tests.stages.tracked import children
 
 

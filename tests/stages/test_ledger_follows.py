@@ -10,16 +10,18 @@ import yaml
 from PIL import Image
 
 from dpib import checkpoint
+from dpib.chain import Start, run_generate, run_pretrain, run_train
 from dpib.config import compose
 from dpib.data.catalog import Sizes, Source, find_card
 from dpib.errors import UserError
 from dpib.methods.kernel import MeanEmbedding
-from dpib.pipeline import Start, file_digest, run_evaluate, run_generate, run_main, run_prepare, run_pretrain, run_train
+from dpib.pipeline import run_evaluate, run_main, run_prepare
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account
 from dpib.spendings import Spendings
+from dpib.stages.build import FINAL
 from dpib.stages.generate import GEN
-from dpib.stages.pretrain import FINAL
+from dpib.upstream import file_digest
 
 ONE = {"eval.classifiers.wrn": "none", "eval.schedule.epochs": "1", "generate.images": "60"}
 

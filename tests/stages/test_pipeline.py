@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from dpib.chain import run_generate, run_pretrain, run_train
 from dpib.config import compose
 from dpib.errors import UserError
-from dpib.pipeline import run_generate, run_prepare, run_pretrain, run_train
+from dpib.pipeline import run_prepare
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
 from dpib.tracking import Store

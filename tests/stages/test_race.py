@@ -16,7 +16,7 @@ from dpib.privacy.vault import Vault
 from dpib.stages import evaluate as evaluation
 from dpib.stages import judge
 from dpib.stages.context import Context
-from dpib.sweeps.trial import PartLog, Silent
+from dpib.sweeps.trial import Silent
 
 CANDIDATES = {f"{name}/{epoch}" for name in ("resnet", "wrn") for epoch in range(2)}
 
@@ -93,7 +93,7 @@ def test_what_was_trained_counted_and_selected_before_a_kill_is_not_done_again(s
 def stage(tiny, gen, tmp_path):
     """Return (context, synthetic images) of an evaluation that tracks nothing."""
     config, card = compose(tiny)
-    log = PartLog(Silent(), tmp_path / "private")
+    log = Silent(tmp_path / "private" / "snapshot.safetensors")
     folders = tmp_path / "artifacts", tmp_path / "private"
     for folder in folders:
         folder.mkdir()

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from dpib import checkpoint
+from dpib.chain import run_generate, run_train
 from dpib.config import compose
 from dpib.errors import UserError
 from dpib.methods.kernel import MeanEmbedding
-from dpib.pipeline import continue_from, run_evaluate, run_generate, run_train
+from dpib.pipeline import run_evaluate
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
 from dpib.tracking import Store
+from dpib.upstream import continue_from
 from tests.stages.tracked import children
 
 
@@ -84,7 +86,7 @@ def test_an_interrupted_training_releases_once_and_ends_like_an_unbroken_one(go,
                 raise RuntimeError("the process dies")
             yield gradients
 
-    monkeypatch.setattr("dpib.methods.kernel.exact", failing)
+    monkeypatch.setattr("dpib.methods.embedding.exact", failing)
     fresh = config.model_copy(update={"reuse": False})
     with pytest.raises(RuntimeError, match="dies"):
         run_train(fresh, card, store)

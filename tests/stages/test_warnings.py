@@ -4,10 +4,12 @@ import mlflow
 import numpy as np
 import pytest
 
+from dpib.chain import run_train
 from dpib.config import compose
 from dpib.errors import UserError
-from dpib.pipeline import file_digest, run_evaluate, run_main, run_train
+from dpib.pipeline import run_evaluate, run_main
 from dpib.stages.fidelity import require_weights
+from dpib.upstream import file_digest
 
 
 def test_a_large_delta_is_warned_of_in_the_log_and_the_statement(store, tiny, capsys):

@@ -7,14 +7,15 @@ import mlflow
 import numpy as np
 import pytest
 
+from dpib.chain import Start, run_train
 from dpib.errors import UserError
-from dpib.pipeline import Start, run_evaluate, run_train
+from dpib.pipeline import run_evaluate
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account
 from dpib.section import validated
 from dpib.sensitive import Sensitive
+from dpib.stages.build import FINAL
 from dpib.stages.generate import GEN
-from dpib.stages.pretrain import FINAL
 from dpib.sweeps import job as jobs
 from dpib.sweeps import slot as slots
 from dpib.sweeps.book import Book

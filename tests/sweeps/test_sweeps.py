@@ -7,10 +7,11 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
+from dpib.chain import run_generate, run_train
 from dpib.config import layered
 from dpib.config.compose import nest
 from dpib.errors import UserError
-from dpib.pipeline import run_evaluate, run_generate, run_train
+from dpib.pipeline import run_evaluate
 from dpib.privacy.ledger import Account
 from dpib.section import parse_yaml, validated
 from dpib.stages.generate import GEN

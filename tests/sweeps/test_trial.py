@@ -15,10 +15,10 @@ from dpib.images import Images
 from dpib.privacy.events import Charge, Plan
 from dpib.privacy.ledger import Account, BudgetError
 from dpib.sensitive import fresh_account
-from dpib.stages import train
+from dpib.stages import course, train
+from dpib.stages.build import FINAL
 from dpib.stages.context import Context
 from dpib.stages.generate import GEN, statement_text, write
-from dpib.stages.pretrain import FINAL
 from dpib.sweeps import trial
 
 CHARGE = Charge("embedding", "gaussian", "", sigma=2.0)
@@ -27,8 +27,12 @@ CHARGE = Charge("embedding", "gaussian", "", sigma=2.0)
 class Told(trial.Silent):
     """A log that remembers its curves."""
 
-    def __init__(self):
-        self.curves = []
+    def __init__(self, snapshot, curves=None):
+        super().__init__(snapshot)
+        self.curves = [] if curves is None else curves
+
+    def part(self, name):
+        return Told(checkpoint.beside(self._snapshot, name), self.curves)
 
     def curve(self, name, value, step):
         self.curves.append((name, value, step))
@@ -39,7 +43,15 @@ def context(tiny, tmp_path):
     config, card = compose({**tiny, "eval.schedule.epochs": "2"})
     for name in ("artifacts", "private"):
         (tmp_path / name).mkdir()
-    return Context(config, card, torch.device("cpu"), tmp_path / "artifacts", tmp_path / "private", Told(), World())
+    return Context(
+        config,
+        card,
+        torch.device("cpu"),
+        tmp_path / "artifacts",
+        tmp_path / "private",
+        Told(tmp_path / "private" / "snapshot.safetensors"),
+        World(),
+    )
 
 
 @pytest.fixture
@@ -50,7 +62,7 @@ def images():
 
 
 def test_every_part_has_files_of_its_own_and_speaks_through_the_trial(context):
-    first, second = trial.part(context, "train"), trial.part(context, "generate")
+    first, second = course.inside(context, "train"), course.inside(context, "generate")
     assert [part.private for part in (first, second)] == [context.private / name for name in ("train", "generate")]
     assert first.artifacts == context.artifacts
     assert first.log.restored() is None
@@ -95,15 +107,15 @@ def test_a_training_is_done_once_and_throws_its_trial_away_if_it_charges_more(co
         ledger.reserve(plan.named(), "train")
 
     monkeypatch.setattr(train, "fit", fit)
-    monkeypatch.setattr(trial, "generate", lambda *arguments: made.append("generate"))
+    monkeypatch.setattr(course, "generate", lambda *arguments: made.append("generate"))
     with pytest.raises(BudgetError, match="other charges than its plan had foreseen"):
-        trial.synthesize(context, None, None, Plan((CHARGE,)), account)
+        course.follow(context, None, None, Plan((CHARGE,)), account)
     assert made == ["train"]
-    trial.synthesize(context, None, None, Plan((CHARGE,)), more)
+    course.follow(context, None, None, Plan((CHARGE,)), more)
     assert made == ["train", "generate"]  # the checkpoint is there
     (context.artifacts / GEN).parent.mkdir()
     (context.artifacts / GEN).touch()
-    trial.synthesize(context, None, None, Plan((CHARGE,)), more)
+    course.follow(context, None, None, Plan((CHARGE,)), more)
     assert made == ["train", "generate"]
 
 
@@ -133,10 +145,10 @@ def test_every_file_of_a_trial_is_given_the_whole_account(context, images):
 
 
 def test_a_secret_trial_says_nothing(context, capsys):
-    silent = trial.Silent()
-    for told in (silent.say("x"), silent.curve("x", 1.0, 1), silent.save({}), silent.restored()):
+    silent = trial.Silent(context.private / "snapshot.safetensors")
+    for told in (silent.say("x"), silent.curve("x", 1.0, 1), silent.table("x", [{"a": 1}]), silent.restored()):
         assert told is None
     assert capsys.readouterr() == ("", "")
-    inside = trial.part(replace(context, log=silent), "train")
+    inside = course.inside(replace(context, log=silent), "train")
     inside.log.save({"step": 1})
     assert inside.log.restored() == {"step": 1}  # its parts keep snapshots all the same

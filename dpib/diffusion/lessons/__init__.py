@@ -1,0 +1,1 @@
+"""What a denoiser may learn from before its first private gradient."""

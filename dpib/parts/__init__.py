@@ -1,0 +1,1 @@
+"""Networks trained on public images, shared by methods and data sets."""

@@ -1,0 +1,36 @@
+"""The sum of a bounded feature over sensitive records: what a release adds its noise to."""
+
+import torch
+from torch import Tensor
+
+from dpib.images import Images
+from dpib.privacy.events import Charge
+from dpib.privacy.mechanisms import Feature
+from dpib.privacy.rng import NoiseSource
+from dpib.privacy.sampling import poisson
+
+
+def clipped_sum(images: Images, feature: Feature, charge: Charge, noise: NoiseSource, batch: int) -> Tensor:
+    """Return the exact sum, float64, in which no record has a norm above 1; never to leave the vault without noise.
+
+    Args:
+        images: the records, of which a Poisson sample counts where the charge's rate is below 1.
+        feature: of one record.
+        charge: its rate and cap say how records are sampled.
+        noise: draws the sample.
+        batch: records at a time; changes nothing.
+    """
+    total: Tensor | None = None
+    members = poisson(noise, len(images), charge.rate, charge.cap) if charge.rate < 1 else None
+    done = 0
+    for chunk in images.chunks(batch):
+        norms = feature.norms(chunk.x, chunk.y).to("cpu", torch.float64)
+        weights = torch.where(torch.isfinite(norms), 1 / norms.clamp(min=1), 0)
+        if members is not None:
+            weights = weights * members[done : done + len(chunk)].to(weights)
+        done += len(chunk)
+        # float64: the sum over a large set must not add rounding of its own to the sensitivity.
+        part = feature.weighted_sum(chunk.x, chunk.y, weights).to("cpu", torch.float64)
+        total = part if total is None else total + part
+    assert total is not None
+    return total

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from dpib import seeding
 from dpib.diffusion.loss import DenoisingLoss
@@ -58,6 +57,8 @@ class PublicBatches:
 
 def _changed(x: Tensor, changes: int) -> Tensor:
     """Return an image uint8 [c, h, w] after some random changes of one random strength (Cubuk et al. 2020)."""
+    from torchvision.transforms import v2  # takes seconds to import, and few recipes ask for it
+
     strength = int(torch.randint(1, _MAGNITUDES + 1, ()))
     changed: Tensor = v2.RandAugment(changes, strength)(x)
     return changed

@@ -6,7 +6,6 @@ discriminant is fitted on top: in closed form, whatever classes the weights were
 
 from typing import Any, ClassVar
 
-import timm
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -182,15 +181,17 @@ class Scorer(nn.Module):
 
 
 def _backbone(settings: ClassifierSettings) -> Any:
+    import timm  # takes seconds to import, which commands that build no part should not wait for
+
     try:
         network = timm.create_model(settings.model, pretrained=False, num_classes=0)
     except RuntimeError as error:
         raise ValueError(f"parts: model={settings.model}: {error}; timm.list_models() knows the names") from None
     if settings.stride is not None:
-        first = getattr(network, "conv1", None)
-        if not isinstance(first, nn.Conv2d) or not hasattr(network, "maxpool"):
-            raise ValueError(f"parts: stride is for resnets with one first convolution, {settings.model} has none")
-        network.conv1 = nn.Conv2d(3, first.out_channels, 3, settings.stride, 1, bias=False)
+        norm = getattr(network, "bn1", None)
+        if not isinstance(norm, nn.BatchNorm2d) or not hasattr(network, "maxpool"):
+            raise ValueError(f"parts: stride is for resnets, {settings.model} is none")
+        network.conv1 = nn.Conv2d(3, norm.num_features, 3, settings.stride, 1, bias=False)
         network.maxpool = nn.Identity()
     return network
 

@@ -25,6 +25,11 @@ class NoiseSource:
             self._key = hashlib.sha256(f"dpib unsafe noise {unsafe_seed}".encode()).digest()
         self._draws = 0
 
+    @property
+    def drawn(self) -> bool:
+        """Whether anything was drawn from it."""
+        return self._draws > 0
+
     def uniform(self, n: int) -> np.ndarray:
         """Return `n` independent float64 in the open interval (0, 1), on a grid of 2**52 points."""
         # Each draw has a nonce of its own, so that the block counter never wraps into used key stream.

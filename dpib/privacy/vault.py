@@ -163,7 +163,7 @@ class Vault:
 
     def _start_at(self, name: str, start: int) -> None:
         """Note that the steps before `start` are persisted, and refuse to make any of them again."""
-        file = self._folder / f"{self._scope}-{name.replace('/', '-')}-start.json"
+        file = self._folder / f"{self._spelt(name)}-start.json"
         persisted = json.loads(file.read_text()) if file.is_file() else 0
         least = max(persisted, self._made.get(name, 0))
         if start < least:
@@ -255,7 +255,11 @@ class Vault:
 
     def _file(self, name: str, index: int = 0) -> Path:
         which = f"#{index}" if index else ""  # no name has this sign
-        return self._folder / f"{self._scope}-{name.replace('/', '-')}{which}.safetensors"
+        return self._folder / f"{self._spelt(name)}{which}.safetensors"
+
+    def _spelt(self, name: str) -> str:
+        """Return what files of a release begin with; no two names are spelt alike."""
+        return f"{self._scope}-{name.replace('/', '+')}"
 
     def _finished(self, name: str, index: int = 0) -> Tensor | None:
         path = self._file(name, index)

@@ -28,6 +28,7 @@ from dpib.privacy.mechanisms import StepsMechanism, SumMechanism
 from dpib.privacy.rng import NoiseSource
 from dpib.stages.build import build
 from dpib.stages.context import Context
+from dpib.stages.query import asked
 from dpib.stages.solving import calibrated
 from dpib.synthesizer import Synthesizer
 
@@ -103,6 +104,8 @@ def witnessed(context: Context, synthesizer: Synthesizer, plan: tuple[Charge, ..
     x = torch.randint(0, 256, (_IMAGES, *shape), generator=stream, dtype=torch.uint8)
     images = Images(x, torch.arange(_IMAGES) % classes)
     with records.vault_for(images, plan, NoiseSource(), witness) as (vault, _), suppress(_Enough):
+        if asked(plan):
+            synthesizer.query(vault, context.log)
         synthesizer.train(vault, context.log)
     return found
 

@@ -1,5 +1,8 @@
 """Releases of the vault: sensitivity by adversarial neighbours, noise, charging order, crashes."""
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -224,3 +227,40 @@ def test_charges_stand_in_the_ledger_under_the_prefix_of_the_vault(make_vault, t
     vault = make_vault(toy_images, PLAN, prefix="study/trial-003/attempt-2/")
     vault.release_sum("sum", Raw(1 / 4000))
     assert [event.id for event in vault._ledger.account.events] == ["train/study/trial-003/attempt-2/sum"]
+
+
+SAMPLES = Charge("samples", "gaussian", "", sigma=2.0, rate=0.5, count=250)
+
+
+def test_one_charge_makes_all_its_releases_each_with_noise_of_its_own(make_vault, toy_images):
+    vault = make_vault(toy_images, [SAMPLES])
+    sums = [vault.release_sum("samples", Raw(), index) for index in range(3)]
+    assert [(event.id, event.count) for event in vault._ledger.account.events] == [("train/samples", 250)]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(sums, 2))
+    with pytest.raises(BudgetError, match="release 250 of 'samples' is not planned: the charge is for 250"):
+        vault.release_sum("samples", Raw(), 250)
+    with pytest.raises(BudgetError, match="release -1"):
+        vault.release_sum("samples", Raw(), -1)
+
+
+def test_a_finished_release_of_many_is_never_drawn_again(make_vault, toy_images):
+    first = [make_vault(toy_images, [SAMPLES]).release_sum("samples", Raw(), index) for index in range(3)]
+    again = make_vault(toy_images, [SAMPLES], noise=NoiseSource(9))
+    assert all(torch.equal(again.release_sum("samples", Raw(), index), first[index]) for index in (2, 0, 1))
+    other = again.release_sum("samples", Raw(), 3)
+    assert not any(torch.equal(other, one) for one in first)
+
+
+def test_the_second_of_one_charge_is_not_the_first_of_a_charge_whose_name_says_so(make_vault, toy_images):
+    plan = [replace(SAMPLES, name="a"), replace(SAMPLES, name="a-1"), replace(SAMPLES, name="a/1")]
+    vault = make_vault(toy_images, plan)
+    sums = [vault.release_sum("a", Raw(), 1), vault.release_sum("a-1", Raw()), vault.release_sum("a/1", Raw())]
+    assert len({float(one.sum()) for one in sums}) == 3
+
+
+def test_every_release_of_many_sees_a_sample_of_its_own(make_vault, toy_images):
+    silent = replace(SAMPLES, sigma=1e-9, count=40)
+    white = Images(torch.full_like(toy_images.x, 255), toy_images.y)
+    vault = make_vault(white, [silent], epsilon=1e30)
+    shares = [float(vault.release_sum("samples", Raw(), index).sum()) for index in range(40)]
+    assert len({round(share, 6) for share in shares}) > 10

@@ -1,19 +1,26 @@
 """Audit of `Vault.release_sum`: is the sensitivity 1, and the noise what the ledger says?"""
 
+import json
+import math
 from dataclasses import replace
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from dpib.distributed import World
 from dpib.images import Images
 from dpib.privacy.audit import records
 from dpib.privacy.audit.findings import Finding
 from dpib.privacy.audit.noise import audit_noise
+from dpib.privacy.errors import BudgetError
 from dpib.privacy.events import Charge
 from dpib.privacy.mechanisms import Feature
 from dpib.privacy.rng import NoiseSource
 
 _DRAWS = 6000
+_RELEASES = 4  # of a charge for many
+_EQUAL, _SAMPLES, _SILENT = 200, 40, 1e-6
 _ROUNDING = 1e-5  # of float32 features; no fault that matters is this small
 
 
@@ -27,11 +34,15 @@ def audit_sum(charge: Charge, feature: Feature, shape: tuple[int, int, int], cla
         classes: the number of classes.
     """
     nullable = records.NullableFeature(feature)
-    return [
+    found = [
         _sensitivity(charge, nullable, records.adversarial(shape, classes)),
         *_noise(charge, nullable, records.nulls(2, shape)),
         _ledger(charge, nullable, records.nulls(2, shape)),
+        _told(charge, nullable, records.nulls(2, shape)),
     ]
+    if charge.rate < 1:
+        found.append(_sampling(charge, feature, shape))
+    return found
 
 
 def _sensitivity(charge: Charge, feature: Feature, images: Images) -> Finding:
@@ -62,13 +73,68 @@ def _noise(charge: Charge, feature: Feature, images: Images) -> list[Finding]:
 
 
 def _ledger(charge: Charge, feature: Feature, images: Images) -> Finding:
-    """Check that the release was charged as planned, once, and that a repetition returns the same value."""
+    """Check that all releases are charged once, as planned, that each is another and a repetition is the same."""
     with records.vault_of(images, charge, NoiseSource()) as (vault, ledger, planned):
-        first = vault.release_sum(records.NAME, feature)
-        again = vault.release_sum(records.NAME, feature)
+        indices = range(min(charge.count, _RELEASES))
+        first = [vault.release_sum(records.NAME, feature, index) for index in indices]
+        again = [vault.release_sum(records.NAME, feature, index) for index in indices]
         expected = planned.event("train", len(images), "zero_out")
-        right = ledger.account.events == [expected] and torch.equal(first, again)
+        repeated = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        apart = all(not torch.equal(a, b) for a, b in combinations(first, 2))
+        try:
+            vault.release_sum(records.NAME, feature, charge.count)
+            ended = False
+        except BudgetError:
+            ended = True
+        right = ledger.account.events == [expected] and repeated and apart and ended
     return Finding(charge.name, "ledger", "charged once, as planned", float(right), "1", right)
+
+
+def _told(charge: Charge, feature: Feature, images: Images) -> Finding:
+    """Check that a second process draws nothing of its own, and has what the first one released."""
+    with records.vault_of(images, charge, NoiseSource(), _Side()) as (vault, _, _):
+        released = vault.release_sum(records.NAME, feature)
+    noise, other = NoiseSource(), _Side(1, _last=released)
+    with records.vault_of(images, charge, noise, other) as (vault, ledger, _):
+        same = torch.equal(vault.release_sum(records.NAME, feature), released)
+        right = same and not noise.drawn and not ledger.account.events
+    return Finding(charge.name, "ledger", "drawn by one process of two", float(right), "1", right)
+
+
+def _sampling(charge: Charge, feature: Feature, shape: tuple[int, int, int]) -> Finding:
+    """Compare how many of many equal records are in a sum with the rate that is charged."""
+    images = Images(torch.full((_EQUAL, *shape), 255, dtype=torch.uint8), torch.zeros(_EQUAL, dtype=torch.int64))
+    quiet = replace(charge, sigma=_SILENT, count=_SAMPLES, cap=None)
+    with records.vault_of(images, replace(quiet, rate=1.0, count=1), NoiseSource()) as (vault, _, _):
+        whole = vault.release_sum(records.NAME, feature).norm()
+    with records.vault_of(images, quiet, NoiseSource()) as (vault, _, _):
+        shares = [float(vault.release_sum(records.NAME, feature, i).norm() / whole) for i in range(_SAMPLES)]
+    expected = _SAMPLES * _EQUAL * charge.rate
+    spread = math.sqrt(expected * (1 - charge.rate))
+    apart = abs(sum(shares) * _EQUAL - expected) / spread
+    varied = len({round(share * _EQUAL) for share in shares}) > 1
+    return Finding(
+        charge.name, "canary", "records in a sample, off the rate in standard deviations", apart, "at most 5",
+        apart <= 5 and varied,
+    )  # fmt: skip
+
+
+class _Side(World):
+    """One of two processes: what the first one shares and broadcasts is kept, for the second one to receive."""
+
+    def __init__(self, rank: int = 0, _last: Tensor | None = None) -> None:
+        super().__init__(rank, 2)
+        object.__setattr__(self, "_last", _last)
+
+    def share(self, text: str = "") -> str:
+        """Return the shape that rank 0 told, or what this one gives."""
+        last = self._last  # type: ignore[attr-defined]
+        return text if last is None else json.dumps(list(last.shape))
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Return rank 0's tensor."""
+        last = self._last  # type: ignore[attr-defined]
+        return tensor if last is None else last.clone()
 
 
 def _release(images: Images, charge: Charge, feature: Feature, noise: NoiseSource) -> Tensor:

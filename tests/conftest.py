@@ -45,6 +45,27 @@ TINY_DIFFUSION = {
 }
 """The same for the diffusion methods."""
 
+PRO = {
+    "method": "feta-pro",
+    "lessons.0.samples": "2",
+    "lessons.0.batch": "100",
+    "lessons.0.fit": "{steps: 3, batch: 8, augment: 2}",
+    "lessons.1.features.dimension": "40",
+    "lessons.1.network": "{name: small, latent: 4, width: 4, hidden: 20}",
+    "lessons.1.generator": "{steps: 3, batch: 20, lr: 0.01}",
+    "lessons.1.images": "40",
+    "lessons.1.fit": "{steps: 4, batch: 8}",
+}
+PRIVIMAGE = {
+    "method": "privimage",
+    "public": "glyphs_28",
+    "pretrain.steps": "3",
+    "parts.semantics.epochs": "1",
+    "parts.semantics.per_class": "10",
+    "parts.semantics.batch": "20",
+}
+"""And what small ones of those with queries have beside these."""
+
 torch.set_num_threads(1)
 
 # The same examples on every run, however slow the machine; `pytest --hypothesis-profile=default` explores new ones.

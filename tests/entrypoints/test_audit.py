@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from dpib.privacy.rng import NoiseSource
 from dpib.tracking import Store
 from entrypoints import audit
-from tests.conftest import TINY_DIFFUSION
+from tests.conftest import PRIVIMAGE, PRO, TINY_DIFFUSION
 
 NAMES = ("key stream, sums", "key stream, steps")
 
@@ -60,3 +60,19 @@ def test_the_black_box_stays_below_the_claim(tiny, tracking_uri):
     assert result.exit_code == 0, result.output
     (box,) = [f for f in findings(result) if f["layer"] == "black box"]
     assert 0 < box["value"] < 10
+
+
+@pytest.mark.parametrize(
+    ("recipe", "releases"),
+    [(PRO, {"central", "frequency", "dp-sgd"}), (PRIVIMAGE, {"selected", "dp-sgd"})],
+    ids=["feta-pro", "privimage"],
+)
+def test_queries_are_audited_beside_the_training(tiny, tracking_uri, recipe, releases):
+    common = {k: v for k, v in tiny.items() if k.startswith(("generate", "eval"))}
+    result = run({**common, **TINY_DIFFUSION, **recipe, "epsilon": "10", "dataset": "digits_28", "eval.mode": "syn"})
+    assert result.exit_code == 0, result.output
+    found = findings(result)
+    assert releases <= {f["release"] for f in found}
+    assert all(f["passed"] for f in found)
+    told = {f["check"] for f in found if f["release"] in releases - {"dp-sgd"}}
+    assert {"drawn by one process of two", "charged once, as planned"} <= told

@@ -1,0 +1,259 @@
+"""Queries before pretraining, and parts, as tracked stages: what they charge, when they are found again."""
+
+import csv
+import shutil
+from dataclasses import replace
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from dpib import chain, checkpoint, training
+from dpib.chain import Start, run_before, run_generate, run_query, run_train
+from dpib.config import compose
+from dpib.data.synthetic import read_gen
+from dpib.diffusion.public import PublicBatches
+from dpib.errors import UserError
+from dpib.pipeline import run_main
+from dpib.privacy import accounting
+from dpib.privacy.ledger import LEDGER, Account
+from dpib.privacy.rng import NoiseSource
+from dpib.stages import query as asking
+from dpib.stages.build import FINAL
+from dpib.stages.generate import GEN
+from tests.conftest import PRIVIMAGE, PRO, TINY_DIFFUSION
+from tests.stages.tracked import artifacts, children
+
+
+def tiny_of(tiny, recipe, **changed):
+    common = {k: v for k, v in tiny.items() if k.startswith(("generate", "eval"))}
+    diffusion = {k: v for k, v in TINY_DIFFUSION.items() if k != "epsilon"}
+    return {**common, **diffusion, "epsilon": "10", **recipe, **{k.replace("__", "."): v for k, v in changed.items()}}
+
+
+@pytest.fixture
+def pro(tiny):
+    """Return a maker of (configuration, card) of a small FETA-Pro."""
+    return lambda **changed: compose(tiny_of(tiny, PRO, **changed))
+
+
+@pytest.fixture
+def privimage(tiny):
+    """Return the same of a small PrivImage."""
+    return lambda **changed: compose(tiny_of(tiny, PRIVIMAGE, **changed))
+
+
+def ledger_of(store, run):
+    return Account.parse(store.fetch(run, str(LEDGER)).read_text())
+
+
+def test_the_ledger_is_the_closed_form_of_query_and_training(store, pro):
+    config, card = pro()
+    result = run_main(config, card, store)
+    account = ledger_of(store, result.run_id)
+    told = [(e.id, e.sigma, e.rate, e.count) for e in account.events if e.scope == "train"]
+    n = account.scopes["train"]
+    (steps,) = (e for e in account.events if e.id == "train/dp-sgd")
+    assert told == [
+        ("train/before/central", 5.0, 100 / n, 2),
+        ("train/before/frequency", 7.4, 1.0, 1),
+        ("train/dp-sgd", steps.sigma, 20 / n, 4),
+    ]
+    by_hand = accounting.spent([e for e in account.events if e.scope == "train"], account.delta)
+    assert result.metrics["privacy/epsilon_train"] == pytest.approx(by_hand)
+    assert by_hand <= 10
+    assert by_hand == pytest.approx(10, rel=2e-3)
+    kids = children(mlflow.get_run(result.run_id))
+    assert set(kids) == {"query", "pretrain", "train", "generate", "evaluate"}
+    assert kids["pretrain"].data.tags["dpib.inputs"] == kids["query"].info.run_id
+    _, statement = read_gen(store.fetch(kids["generate"].info.run_id, str(GEN)), card)
+    assert [e["id"] for e in statement["ledger"]["events"]][:2] == ["train/before/central", "train/before/frequency"]
+
+
+def test_privimage_runs_through_every_stage_and_tells_its_choice(store, privimage):
+    config, card = privimage()
+    result = run_main(config, card, store)
+    tags = mlflow.get_run(result.run_id).data.tags
+    assert {"dpib.run.part-semantics", "dpib.run.query", "dpib.run.pretrain"} <= set(tags)
+    pretrained = tags["dpib.run.pretrain"]
+    with store.fetch(pretrained, "tables/selected.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["class"]) for row in rows] == list(range(10))
+    assert sorted(int(row["public_class"]) for row in rows) == list(range(10))
+    assert any("selected-choice" in path for path in artifacts(pretrained))
+    account = ledger_of(store, result.run_id)
+    assert [e.id for e in account.events if e.scope == "train"] == ["train/before/selected", "train/dp-sgd"]
+    assert [source.name for source in account.public] == ["glyphs_28"]
+
+
+def test_a_query_serves_other_budgets_and_is_charged_in_each_ledger_once(store, pro):
+    first = run_before(*pro(), store)
+    second = run_before(*pro(epsilon="5"), store)
+    assert (second.query.reused, second.pretrain.reused) == (True, True)
+    for epsilon, before in (("10", first), ("5", second)):
+        config, card = pro(epsilon=epsilon)
+        account = ledger_of(store, run_train(config, card, store, before.start()).run_id)
+        assert [e.id for e in account.events] == ["train/before/central", "train/before/frequency", "train/dp-sgd"]
+        assert account.spent() == pytest.approx(float(epsilon), rel=2e-3)
+        assert account.spent() <= float(epsilon)
+    query = ledger_of(store, first.query.run_id)
+    assert query.epsilon == query.spent() < 1
+
+
+def test_what_is_learnt_from_a_query_does_not_ask_it_again(store, pro):
+    first = run_before(*pro(), store)
+    other = run_before(*pro(lessons__0__fit="{steps: 5, batch: 8}"), store)
+    assert other.query.reused
+    assert not other.pretrain.reused
+    assert not run_before(*pro(lessons__0__noise_multiplier="6"), store).query.reused
+    assert not run_before(*pro(seed="1"), store).query.reused
+    assert first.query.run_id == other.query.run_id
+
+
+def test_a_pretraining_goes_on_from_its_own_query_alone(store, pro):
+    config, card = pro()
+    first = run_before(config, card, store)
+    fresh = config.model_copy(update={"reuse": False})
+    asked = run_query(fresh, card, store)
+    again = run_before(config, card, store)
+    assert asked.run_id != first.query.run_id
+    # Of two queries that differ in nothing but their noise one is found, and the pretraining of that one.
+    inputs = {run: store.tags(run)["dpib.inputs"] for run in (first.pretrain.run_id, again.pretrain.run_id)}
+    assert inputs[again.pretrain.run_id] == again.query.run_id
+    assert inputs[first.pretrain.run_id] == first.query.run_id
+
+
+def test_images_of_a_pretraining_state_what_its_query_spent(store, pro):
+    config, card = pro()
+    before = run_before(config, card, store)
+    generated = run_generate(config, card, store, before.pretrain.run_id)
+    _, statement = read_gen(store.fetch(generated.run_id, str(GEN)), card)
+    assert statement["epsilon"] == pytest.approx(ledger_of(store, before.query.run_id).spent())
+    assert statement["epsilon"] > 0
+
+
+def test_a_training_from_a_checkpoint_asks_nothing_and_pays_for_what_was_asked(store, pro):
+    config, card = pro()
+    before = run_before(config, card, store)
+    file = store.fetch(before.pretrain.run_id, str(FINAL))
+    result = run_main(config, card, store, Start(file=file))
+    assert set(children(mlflow.get_run(result.run_id))) == {"train", "generate", "evaluate"}
+    told = [e.id for e in ledger_of(store, result.run_id).events if e.scope == "train"]
+    assert told == ["train/before/central", "train/before/frequency", "train/dp-sgd"]
+
+
+def test_other_images_under_the_name_are_asked_anew(store, pro, digits_root, tmp_path, monkeypatch):
+    first = run_before(*pro(), store)
+    other = tmp_path / "other" / "digits_28"
+    shutil.copytree(digits_root / "digits_28", other)
+    with np.load(other / "train.npz") as content:
+        arrays = dict(content)
+    arrays["images"][0] = 255 - arrays["images"][0]
+    np.savez(other / "train.npz", **arrays)
+    monkeypatch.setenv("DPIB_DATA", str(tmp_path / "other"))
+    second = run_before(*pro(), store)
+    assert not second.query.reused
+    assert second.pretrain.run_id != first.pretrain.run_id
+
+
+def test_an_interrupted_query_draws_nothing_again(store, pro, monkeypatch):
+    config, card = pro()
+    drawn, normal = [], NoiseSource.normal
+
+    def dying(self, shape):
+        if len(drawn) == 2:
+            raise RuntimeError("the process dies")
+        drawn.append(shape)
+        return normal(self, shape)
+
+    monkeypatch.setattr(NoiseSource, "normal", dying)
+    with pytest.raises(RuntimeError, match="dies"):
+        run_query(config, card, store)
+    kept = list(drawn)
+    drawn.clear()
+    monkeypatch.setattr(NoiseSource, "normal", lambda self, shape: drawn.append(shape) or normal(self, shape))
+    result = run_query(config, card, store)
+    assert len(kept) == 2  # the two samples of the first lesson
+    assert len(drawn) == 1  # the second lesson's one release
+    assert [e.count for e in ledger_of(store, result.run_id).events] == [2, 1]
+
+
+def test_a_pretraining_that_is_killed_in_its_second_lesson_goes_on_there(store, pro, monkeypatch):
+    config, card = pro()
+    seen, rows = [], PublicBatches.rows
+
+    def dying(self, loss, step):
+        seen.append((self._name, step))
+        if seen[-1] == ("frequency", 2):
+            raise RuntimeError("the process dies")
+        return rows(self, loss, step)
+
+    unbroken = run_before(config, card, store)
+    afresh = config.model_copy(update={"reuse": False}), card, store, replace(unbroken, pretrain=None), None
+    monkeypatch.setattr(training, "SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr(PublicBatches, "rows", dying)
+    with pytest.raises(RuntimeError, match="dies"):
+        chain._run_pretrain(*afresh)
+    assert [step for name, step in seen if name == "central"] == [0, 1, 2]
+    seen.clear()
+
+    def going_on(self, loss, step):
+        seen.append((self._name, step))
+        return rows(self, loss, step)
+
+    monkeypatch.setattr(PublicBatches, "rows", going_on)
+    resumed = chain._run_pretrain(*afresh)
+    # Snapshots take at most a twentieth of the time, so the last step may have none.
+    assert seen in ([("frequency", step) for step in range(first, 4)] for first in (1, 2))
+    assert store.tags(resumed.run_id)["dpib.inputs"] == unbroken.query.run_id
+    ends = [checkpoint.load(store.fetch(r, str(FINAL)))["denoiser"] for r in (resumed.run_id, unbroken.pretrain.run_id)]
+    assert all(torch.equal(ends[0][name], value) for name, value in ends[1].items())
+
+
+def test_a_plan_that_the_budget_cannot_hold_is_refused_before_anything_is_asked(store, pro):
+    config, card = pro(lessons__1__noise_multiplier="0.05")
+    with pytest.raises(UserError, match="nothing of the budget epsilon = 10 is left"):
+        run_main(config, card, store)
+    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
+
+
+def test_a_query_is_charged_before_its_noise_is_drawn(store, pro, monkeypatch):
+    config, card = pro()
+    found, normal = [], NoiseSource.normal
+
+    def looking(self, shape):
+        (ledger,) = tuple(asking_folder.rglob("ledger.json"))
+        found.append([e.id for e in Account.parse(ledger.read_text()).events])
+        return normal(self, shape)
+
+    from dpib.data.catalog import home
+
+    asking_folder = home() / "work"
+    monkeypatch.setattr(NoiseSource, "normal", looking)
+    run_query(config, card, store)
+    assert found == [["train/central"], ["train/central"], ["train/central", "train/frequency"]]
+
+
+def test_what_was_queried_is_not_public(store, pro):
+    config, card = pro()
+    before = run_before(config, card, store)
+    for run in (before.query.run_id, before.pretrain.run_id):
+        text = checkpoint.text(store.fetch(run, str(FINAL)), "ledger")
+        assert text is not None
+        assert [e.id for e in Account.parse(text).events] == ["train/central", "train/frequency"]
+
+
+def test_priced_is_what_a_query_costs(pro):
+    from dpib.sensitive import fresh_account
+    from dpib.stages.solving import training_plan
+
+    config, card = pro()
+    fresh = fresh_account(config, card)
+    charges = asking.asked(training_plan(config, card, fresh))
+    account = asking.priced(fresh, charges)
+    assert [charge.name for charge in charges] == ["central", "frequency"]
+    assert account.epsilon == pytest.approx(
+        accounting.spent([c.event("train", account.scopes["train"], "zero_out") for c in charges], account.delta)
+    )
+    assert replace(charges[0], stage="train") != charges[0]

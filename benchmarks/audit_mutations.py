@@ -14,7 +14,9 @@ from unittest import mock
 import click
 
 from benchmarks import planted_faults as plant
+from benchmarks import planted_queries as ask
 from benchmarks.audited import counts, names, selections, steps, sums
+from benchmarks.audited_queries import lineage, queries
 from benchmarks.planted_faults import Patch
 from dpib.errors import UserError
 from dpib.privacy.audit.findings import Finding, failed
@@ -69,6 +71,17 @@ FAULTS: dict[str, Fault] = {
     "several: key stream restarted at each release": (names, plant.restarted_at_each_release),
     "sum: drawn again under one charge": (sums, plant.drawn_again),
     "sum: not charged": (sums, plant.not_charged),
+    "query: noise from a seeded generator": (queries, ask.seeded_noise),
+    "query: votes not bounded": (queries, ask.votes_not_bounded),
+    "query: sums over private counts": (queries, ask.sums_over_private_counts),
+    "query: central images over private counts": (queries, ask.images_over_private_counts),
+    "query: made by every process": (queries, ask.every_process_asks),
+    "query: one noise for all its releases": (queries, ask.one_noise_for_all_releases),
+    "query: every record in a sample": (queries, ask.every_record_in_a_sample),
+    "query: one sample for all its releases": (queries, ask.one_sample_for_all_releases),
+    "query: dropped from the ledger": (lineage, ask.dropped_from_the_ledger),
+    "query: all but the last dropped from the ledger": (lineage, ask.history_overwritten),
+    "query: a pretraining taken for one of another query": (lineage, ask.pretraining_of_any_query),
     "count: Gaussian noise off": (counts, lambda: plant.counts_without_noise("normal")),
     "count: Laplace noise off": (counts, lambda: plant.counts_without_noise("laplace")),
     "count: half the Laplace noise": (counts, lambda: plant.laplace_scaled(0.5)),
@@ -105,7 +118,7 @@ def caught_by(name: str) -> str | None:
 def main() -> None:
     """Print which layer catches which fault, and in how many seconds."""
     begun = time.perf_counter()
-    for audit in (steps, sums, names, counts, selections):
+    for audit in (steps, sums, queries, lineage, names, counts, selections):
         wrong = failed([finding for findings in audit() for finding in findings])
         assert not wrong, wrong
     print(f"Sound code: no alarm, all audits in {time.perf_counter() - begun:.1f} s\n")

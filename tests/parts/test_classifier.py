@@ -1,5 +1,7 @@
 """The part `classifier`: fitted from nothing, or a discriminant on the features of weights from outside."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch

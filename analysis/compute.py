@@ -5,8 +5,9 @@ from functools import cache
 from typing import Any
 
 from dpib.config import layered
-from dpib.data.catalog import data_root, find_card
+from dpib.data.catalog import Card, data_root, find_card
 from dpib.errors import UserError
+from dpib.section import parse_yaml
 
 
 def fraction_of_published(method: str, dataset: str, params: Mapping[str, str]) -> float | None:
@@ -29,9 +30,39 @@ def images_seen(flat: Mapping[str, Any]) -> float | None:
     """
     n, held_out = _size(flat.get("dataset")), _number(flat.get("data.holdout"))
     trained = _passes(flat, "train", n - (held_out or 0) if n else None)
-    public = flat.get("public")
-    pretrained = 0.0 if str(public).lower() == "none" else _passes(flat, "pretrain", _size(public))
+    pretrained = _pretrained(flat)
     return None if trained is None or pretrained is None else trained + pretrained
+
+
+def _pretrained(flat: Mapping[str, Any]) -> float | None:
+    """Return the same of pretraining: of every lesson where the method has lessons, else of the public set."""
+    public, lessons = flat.get("public"), flat.get("lessons")
+    size = None if str(public).lower() == "none" else _size(public)
+    if lessons is None:
+        return 0.0 if str(public).lower() == "none" else _passes(flat, "pretrain", size)
+    total = 0.0
+    for lesson in parse_yaml(lessons, "lessons") if isinstance(lessons, str) else lessons:
+        own = {f"pretrain.{key}": value for key, value in (lesson.get("fit") or {}).items()}
+        lengths = {"pretrain.steps", "pretrain.epochs"}
+        rest = {key: value for key, value in flat.items() if not (own.keys() & lengths and key in lengths)}
+        how = {**rest, **own}
+        seen = _passes(how, "pretrain", _images_of(lesson, flat.get("dataset"), size))
+        if seen is None:
+            return None
+        total += seen
+    return total
+
+
+def _images_of(lesson: Mapping[str, Any], dataset: object, public: int | None) -> float | None:
+    """Return how many images a lesson is learnt from, None for one from outside."""
+    kind, card = lesson.get("kind"), _card(dataset)
+    if kind == "central":
+        return None if card is None else float(lesson["samples"] * len(card.classes))
+    if kind == "selected":
+        return None if public is None else float(lesson["ratio"] * public)
+    if kind == "frequency":
+        return float(lesson["images"])
+    return public if kind == "public" else None
 
 
 def _passes(flat: Mapping[str, Any], section: str, n: float | None) -> float | None:
@@ -51,8 +82,13 @@ def _number(value: object) -> float | None:
 
 def _size(dataset: object) -> int | None:
     """Return the official number of training images, or None for a folder of images."""
+    card = _card(dataset)
+    return None if card is None else card.sizes.train
+
+
+def _card(dataset: object) -> Card | None:
     try:
-        return find_card(str(dataset), data_root(None)).sizes.train
+        return find_card(str(dataset), data_root(None))
     except UserError:
         return None
 

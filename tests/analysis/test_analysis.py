@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from analysis import compute, figures, load, published, report, tables
+from dpib.config import compose
 from dpib.tracking import Record
 
 
@@ -73,6 +74,21 @@ def test_the_fraction_of_published_training_counts_images():
     assert compute.images_seen({**epochs, **public}) == 2 * 55000 + 3 * 4840
     assert compute.images_seen({**epochs, **public, "public": "some/folder"}) is None
     assert compute.fraction_of_published("unknown", "mnist_28", {}) is None
+
+
+def test_the_fraction_counts_what_lessons_are_learnt_from():
+    def seen(method, **more):
+        flat = compose({"method": method, "dataset": "mnist_28", "profile": "fast", **more})[0].flat()
+        assert compute.images_seen({key: str(value) for key, value in flat.items()}) == compute.images_seen(flat)
+        return compute.images_seen(flat) - 500 * 1024
+
+    assert seen("dpdm") == 0
+    assert seen("pdp-diffusion", public="omniglot_28") == 3000 * 128
+    assert seen("dp-feta") == 2000 * 50
+    assert seen("feta-pro") == 1000 * 50 + 2000 * 128
+    assert (
+        seen("privimage", public="omniglot_28", **{"pretrain.epochs": "2", "pretrain.steps": "none"}) == 2 * 0.2 * 4840
+    )
 
 
 def test_a_figure_is_drawn_with_the_published_line_and_the_same_runs_give_the_same_file(tmp_path):

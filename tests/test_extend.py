@@ -11,8 +11,10 @@ from click.testing import CliRunner
 from dpib.config import compose
 from dpib.errors import UserError
 from dpib.pipeline import run_main
+from dpib.privacy.ledger import Account
 from dpib.tracking import Store
 from entrypoints.prepare import main as prepare
+from tests.conftest import TINY_DIFFUSION
 
 
 @pytest.fixture
@@ -21,7 +23,8 @@ def outside(root, tmp_path):
     text = (root / "docs" / "extend.md").read_text()
     blocks = re.findall(r"`([\w.-]+)`:\n\n```\w+\n(.*?)```", text, flags=re.DOTALL)
     names = {name for name, _ in blocks}
-    assert names == {"mean-image.yaml", "mean_image.py", "halves.yaml", "make_halves.py", "mean_distance.py"}
+    methods = {"mean-image.yaml", "mean_image.py", "spread.py"}
+    assert names == {*methods, "halves.yaml", "make_halves.py", "mean_distance.py"}
     folder = tmp_path / "outside"
     folder.mkdir()
     for name, content in blocks:
@@ -44,6 +47,26 @@ def test_a_method_from_outside_runs_through_every_stage(outside, tiny, tracking_
     assert tracked.data.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)
     assert tracked.data.params["cfg.train.shrink"] == "0.9"
     assert "utility/accuracy_best" in tracked.data.metrics
+
+
+def test_a_lesson_from_outside_is_asked_learnt_and_charged(outside, tiny, tracking_uri):
+    spread = (
+        f"{{kind: '{outside / 'spread.py'}:Spread', noise_multiplier: 20, images: 40, fit: {{steps: 3, batch: 8}}}}"
+    )
+    small = {key.replace(".", "__"): value for key, value in TINY_DIFFUSION.items() if key != "epsilon"}
+    tracked = run(tiny, tracking_uri, method="dp-feta", lessons=f"[{spread}]", eval__mode="syn", **small)
+    ledger = Account.parse(Store(tracking_uri).fetch(tracked.info.run_id, "privacy/ledger.json").read_text())
+    assert [(event.id, event.sigma) for event in ledger.events][:1] == [("train/before/spread", 20.0)]
+    assert ledger.spent() == pytest.approx(10, rel=2e-3)
+    assert "dpib.run.query" in tracked.data.tags
+
+
+def test_the_outside_lesson_keeps_its_norm(outside):
+    from dpib import registry
+
+    feature = registry.load("lesson", f"{outside / 'spread.py'}:Brightness")(3)
+    white = torch.full((1, 1, 8, 8), 255, dtype=torch.uint8)
+    assert float(feature.norms(white, None)[0]) == pytest.approx(1)
 
 
 def test_the_outside_method_keeps_its_norm(outside):

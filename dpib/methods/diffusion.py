@@ -88,7 +88,12 @@ class Diffusion:
                 raise UserError(f"lesson {name} learns from public images: give -P public=<data set or image folder>")
             phase = log.part(name)
             images = lesson.images(self.released.get(name, {}), public, phase)
-            self._learn(images, self.settings.fit_of(settings), name, phase)
+            how = self.settings.fit_of(settings)
+            if len(images) < how.batch and not lesson.reads_public:
+                # What was paid for is not refused now.
+                log.say(f"{name}: {len(images)} images do not fill a batch of {how.batch}: all of them are in each")
+                how = how.model_copy(update={"batch": len(images)})
+            self._learn(images, how, name, phase)
         self.released = {}
         self.loaded = True
 

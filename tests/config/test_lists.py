@@ -16,7 +16,7 @@ def lessons(**overrides):
 
 def test_an_element_is_changed_by_its_number():
     central, frequency = lessons(lessons__0__noise_multiplier="7", lessons__1__features__dimension="30")
-    assert (central.noise_multiplier, central.samples) == (7, 5)
+    assert (central.noise_multiplier, central.samples) == (7, 3)
     assert (frequency.features.dimension, frequency.images) == (30, 5000)
 
 

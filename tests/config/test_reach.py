@@ -92,6 +92,6 @@ def test_how_a_lesson_is_learnt_is_no_part_of_its_query():
     (asked,) = stage_slice("query", config)["lessons"]
     (learnt,) = stage_slice("pretrain", config)["lessons"]
     assert "fit" not in asked
-    assert asked["samples"] == 5
-    assert learnt["fit"] == {"steps": 600, "batch": 50, "augment": 2}
+    assert asked["samples"] == 3
+    assert learnt["fit"] == {"steps": 600, "batch": 50, "augment": 2, "flip": False}
     assert not {"epsilon", "train", "network"} & set(stage_slice("query", config))

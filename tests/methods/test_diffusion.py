@@ -231,3 +231,23 @@ def test_boundless_noise_leaves_only_what_public_data_gave(tmp_path):
 
     assert dependence(1000.0) < 0.01
     assert dependence(0.001) > 0.5
+
+
+def test_fewer_images_than_a_batch_are_learnt_whole_where_they_were_paid_for(tmp_path):
+    settings = make().settings.model_dump() | {
+        "lessons": [{"kind": "central", "samples": 2, "batch": 20, "noise_multiplier": 1.0, "fit": {"batch": 8}}]
+    }
+    synthesizer, log = Diffusion(DiffusionSettings.model_validate(settings), TASK), Quiet()
+    synthesizer.query(vault(synthesizer, records(), tmp_path / "v"), log)
+    synthesizer.pretrain(None, log)
+    assert log.phases["central"].snapshot["step"] == 6
+    assert log.told[-1] == "central: 6 images do not fill a batch of 8: all of them are in each"
+
+
+def test_a_lesson_of_a_kind_that_stands_twice_has_a_name_of_its_own():
+    lesson = {"kind": "central", "samples": 2, "batch": 20, "noise_multiplier": 1.0}
+    settings = make().settings.model_dump() | {"lessons": [lesson, lesson, {"kind": "public"}]}
+    synthesizer = Diffusion(DiffusionSettings.model_validate(settings), TASK)
+    assert list(synthesizer.lessons) == ["central", "central-2", "public"]
+    assert [charge.name for charge in synthesizer.plan(40)] == ["central", "central-2", "dp-sgd"]
+    assert [charge.stage for charge in synthesizer.plan(40)] == ["query", "query", "train"]

@@ -257,3 +257,14 @@ def test_priced_is_what_a_query_costs(pro):
         accounting.spent([c.event("train", account.scopes["train"], "zero_out") for c in charges], account.delta)
     )
     assert replace(charges[0], stage="train") != charges[0]
+
+
+def test_a_query_without_a_noise_of_its_own_shares_that_of_the_training(store, pro):
+    config, card = pro(lessons__0__noise_multiplier="none", lessons__1__noise_multiplier="none", accountant="rdp")
+    before = run_before(config, card, store)
+    account = ledger_of(store, run_train(config, card, store, before.start()).run_id)
+    sigmas = [event.sigma for event in account.events]
+    assert sigmas[0] == sigmas[1] == pytest.approx(sigmas[2], rel=1e-2)
+    assert account.spent() == pytest.approx(10, rel=2e-3)
+    assert account.spent() <= 10
+    assert not run_before(*pro(epsilon="5", lessons__0__noise_multiplier="none", accountant="rdp"), store).query.reused

@@ -4,7 +4,7 @@ import copy
 
 
 class Quiet:
-    """Keeps what is said, the names of curves, grids, tables and the last snapshot; `phases` are the logs of its parts."""
+    """Keeps what is said, names of curves, grids, tables and the last snapshot; `phases` are the logs of its parts."""
 
     def __init__(self):
         self.snapshot, self.curves, self.grids, self.tables, self.phases, self.told = None, [], [], {}, {}, []

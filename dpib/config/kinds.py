@@ -45,7 +45,7 @@ _ALL = (
     Kind("part", ("seed",), card="size", source="dpib.stages.part", parallel=True, any_dataset=True),
     Kind(
         "query",
-        (*_TASK, "delta", "relation", "data", "public_overlap"),
+        (*_TASK, "delta", "relation", "data", "public_overlap", "parts"),
         "own",
         source="dpib.stages.query",
         before=("query",),
@@ -53,7 +53,7 @@ _ALL = (
     ),
     Kind(
         "pretrain",
-        ("public", "seed", "synthesizer"),
+        ("public", "seed", "synthesizer", "parts"),
         "own",
         card="shape",
         source="dpib.stages.pretrain",

@@ -113,6 +113,8 @@ class Diffusion:
     def train(self, vault: Vault, log: Log) -> None:
         """Train by the vault's gradients, at the charge that `plan` named."""
         how = self.settings.train
+        if self.released:
+            raise UserError("this is the checkpoint of a query, from which nothing is learnt yet: leave checkpoint out")
         if how.tune is not None and not self.loaded:
             raise UserError(
                 "train.tune leaves most of the network as pretraining made it, and there was none: give "

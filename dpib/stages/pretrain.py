@@ -3,14 +3,17 @@
 from pathlib import Path
 
 from dpib import checkpoint
+from dpib.atomic import write_text
 from dpib.images import Images, set_digest
 from dpib.overlap import absolute, checked
-from dpib.privacy.ledger import SOURCES, Account, Public
+from dpib.privacy import statement
+from dpib.privacy.ledger import LEDGER, SOURCES, STATEMENT, Account, Public
 from dpib.privacy.lineage import merged
 from dpib.public import read_public
 from dpib.sensitive import Sensitive
 from dpib.stages.build import FINAL, build
 from dpib.stages.context import Context
+from dpib.stages.solving import spent_metrics
 from dpib.stages.taken import together
 
 
@@ -27,17 +30,19 @@ def pretrain(context: Context, sensitive: Sensitive, queried: Path | None = None
     if source is not None:
         found = merged(found, [source])
     synthesizer = build(context)
+    metrics = {"pretrain/images": float(len(public) if public is not None else 0)}
+    texts = {"public": SOURCES.dump_json(found).decode()}
     if queried is not None:
         synthesizer.load_state_dict(checkpoint.load(queried))
+        account = Account.parse(checkpoint.text(queried, "ledger") or "")
+        account = account.model_copy(update={"public": merged(account.public, found)})
+        # Before the first picture of what was released.
+        write_text(context.artifacts / LEDGER, account.text())
+        write_text(context.artifacts / STATEMENT, statement.render(account))
+        texts, metrics = {"ledger": account.text()}, metrics | spent_metrics(account)
     synthesizer.pretrain(public, context.log)
-    ledger = checkpoint.text(queried, "ledger") if queried is not None else None
-    if ledger is None:
-        texts = {"public": SOURCES.dump_json(found).decode()}
-    else:
-        account = Account.parse(ledger)
-        texts = {"ledger": account.model_copy(update={"public": merged(account.public, found)}).text()}
     checkpoint.save(context.artifacts / FINAL, synthesizer.state_dict(), **texts)
-    return {"pretrain/images": float(len(public) if public is not None else 0)}
+    return metrics
 
 
 def _read(context: Context, sensitive: Sensitive) -> tuple[Images | None, Public | None]:

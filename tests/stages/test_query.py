@@ -22,6 +22,7 @@ from dpib.privacy.rng import NoiseSource
 from dpib.stages import query as asking
 from dpib.stages.build import FINAL
 from dpib.stages.generate import GEN
+from dpib.upstream import continue_from
 from tests.conftest import PRIVIMAGE, PRO, TINY_DIFFUSION
 from tests.stages.tracked import artifacts, children
 
@@ -56,7 +57,7 @@ def test_the_ledger_is_the_closed_form_of_query_and_training(store, pro):
     n = account.scopes["train"]
     (steps,) = (e for e in account.events if e.id == "train/dp-sgd")
     assert told == [
-        ("train/before/central", 5.0, 100 / n, 2),
+        ("train/before/central", 2.5, 100 / n, 2),
         ("train/before/frequency", 7.4, 1.0, 1),
         ("train/dp-sgd", steps.sigma, 20 / n, 4),
     ]
@@ -122,6 +123,40 @@ def test_a_pretraining_goes_on_from_its_own_query_alone(store, pro):
     inputs = {run: store.tags(run)["dpib.inputs"] for run in (first.pretrain.run_id, again.pretrain.run_id)}
     assert inputs[again.pretrain.run_id] == again.query.run_id
     assert inputs[first.pretrain.run_id] == first.query.run_id
+
+
+def test_a_training_does_not_begin_at_a_query(store, pro):
+    config, card = pro()
+    file = store.fetch(run_query(config, card, store).run_id, str(FINAL))
+    with pytest.raises(UserError, match="checkpoint of a query, from which nothing is learnt yet"):
+        run_train(config, card, store, Start(file=file))
+
+
+def test_a_pretraining_tracks_the_ledger_of_its_query_before_its_first_picture(store, pro, monkeypatch):
+    config, card = pro()
+    queried = run_query(config, card, store).run_id
+
+    def dying(self, name, images, step):
+        self._tell_ledger()
+        raise RuntimeError("the process dies")
+
+    monkeypatch.setattr("dpib.stage_log.StageLog.grid", dying)
+    with pytest.raises(RuntimeError, match="dies"):
+        run_before(config, card, store)
+    (failed,) = mlflow.search_runs(
+        search_all_experiments=True, filter_string="attributes.status = 'FAILED'", output_format="list"
+    )
+    assert failed.data.tags["dpib.stage"] == "pretrain"
+    assert ledger_of(store, failed.info.run_id).events == ledger_of(store, queried).events
+
+
+def test_what_a_part_was_told_cannot_be_changed_afterwards(store, privimage):
+    config, card = privimage()
+    trained = run_train(config, card, store, run_before(config, card, store).start())
+    with pytest.raises(UserError, match=r"parts\.semantics\.epochs belongs to the query stage"):
+        continue_from(trained.run_id, "train", store, {"parts.semantics.epochs": "2"})
+    with pytest.raises(UserError, match=r"lessons belongs to the query stage"):
+        continue_from(trained.run_id, "train", store, {"lessons.0.ratio": "0.9"})
 
 
 def test_images_of_a_pretraining_state_what_its_query_spent(store, pro):

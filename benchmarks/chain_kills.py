@@ -14,7 +14,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 import click
 import torch
 
+from benchmarks.kills import killed
 from dpib import checkpoint, training
 from dpib.chain import run_before, run_train
 from dpib.config import compose
@@ -125,27 +125,6 @@ def outcome(folder: Path) -> tuple[str, int]:
     return (folder / "end.json").read_text(), sum(what.startswith("release") for what in contents)
 
 
-def killed(folder: Path, longest: float, clock: random.Random) -> int:
-    """Run the chain to its end with kills at random moments, and return how often it was killed.
-
-    Raises:
-        AssertionError: when it ends by itself, and not well.
-    """
-    kills = 0
-    while True:
-        pid = child(folder)
-        deadline = time.monotonic() + clock.uniform(0, longest)
-        while time.monotonic() < deadline:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                assert status == 0, f"the chain failed by itself after {kills} kills"
-                return kills
-            time.sleep(0.005)
-        os.kill(pid, signal.SIGKILL)
-        if os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
-            kills += 1
-
-
 def series(least: int, seed: int = 0) -> tuple[int, int]:
     """Run series of killed chains until `least` kills have happened; return (kills, series).
 
@@ -174,7 +153,7 @@ def series(least: int, seed: int = 0) -> tuple[int, int]:
         expected = outcome(whole)
         while kills < least:
             folder = place(f"run-{runs}")
-            kills += killed(folder, took, clock)
+            kills += killed(child, folder, took, clock)
             found = outcome(folder)
             assert found == expected, f"{found} instead of {expected}"
             shutil.rmtree(folder)

@@ -16,7 +16,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -137,14 +137,20 @@ def child(folder: Path) -> int:
     return pid
 
 
-def killed(folder: Path, longest: float, clock: random.Random) -> int:
-    """Train to the end with kills at random moments, and return how often it was killed."""
+def killed(start: Callable[[Path], int], folder: Path, longest: float, clock: random.Random) -> int:
+    """Run what `start` begins in a folder to its end with kills at random moments; return how often it was killed.
+
+    Raises:
+        AssertionError: when it ends by itself, and not well.
+    """
     kills = 0
     while True:
-        pid = child(folder)
+        pid = start(folder)
         deadline = time.monotonic() + clock.uniform(0, longest)
         while time.monotonic() < deadline:
-            if os.waitpid(pid, os.WNOHANG)[0]:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                assert status == 0, f"it failed by itself after {kills} kills"
                 return kills
             time.sleep(0.001)
         os.kill(pid, signal.SIGKILL)
@@ -173,7 +179,7 @@ def series(least: int, seed: int = 0) -> tuple[int, int]:
         while kills < least:
             folder = Path(root) / f"run-{runs}"
             folder.mkdir()
-            kills += killed(folder, took, clock)
+            kills += killed(child, folder, took, clock)
             found = outcome(folder)
             assert found == expected, f"{found} instead of {expected}"
             shutil.rmtree(folder)

@@ -32,7 +32,10 @@ folder.mkdir(parents=True)
 settings = DiffusionSettings(
     network={"nf": 8, "ch_mult": [1], "attn_resolutions": [], "blocks": 1},
     loss={},
-    lessons=[{"kind": "public"}],
+    lessons=[
+        {"kind": "public", "fit": {"steps": 3}},
+        {"kind": "central", "samples": 2, "batch": 10, "noise_multiplier": 1.0, "fit": {"steps": 1, "batch": 6}},
+    ],
     pretrain={"steps": 4, "batch": 7, "lr": 0.01},
     train={"steps": 4, "batch": 9, "lr": 0.01, "clip": 0.01, "multiplicity": 2, "strategy": "loop", "physical": 4},
     sampler={"name": "ddim", "steps": 2},
@@ -40,12 +43,14 @@ settings = DiffusionSettings(
 stream = seeding.generator(0, "records")
 images = Images(torch.randint(0, 256, (30, 1, 8, 8), generator=stream, dtype=torch.uint8), torch.arange(30) % 3)
 synthesizer = Diffusion(settings, Task((1, 8, 8), 3, 0, world.device, world))
-synthesizer.pretrain(images, Quiet())
 account = Account(dataset="toy", relation="zero_out", epsilon=1e6, delta=1e-3, scopes={"train": 30})
 plan = tuple(charge.at(1.0) for charge in synthesizer.plan(30))
 ledger = Ledger.open(folder / "ledger.json", account)
 # Only rank 0's noise may count: the other rank's source is another one.
 vault = Vault(images, "train", ledger, plan, NoiseSource(5 + world.rank), folder, world=world)
+synthesizer.query(vault, Quiet())
+assert world.leads or not vault._noise.drawn
+synthesizer.pretrain(images, Quiet())
 synthesizer.train(vault, Quiet())
 checkpoint.save(folder / "final.safetensors", synthesizer.state_dict())
 assert world.share("from rank 0" if world.leads else "ignored") == "from rank 0"

@@ -28,14 +28,6 @@ def shades(n=90):
     return Images((100 * y.view(-1, 1, 1, 1) + noise).clamp(max=255).to(torch.uint8), y)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_a_classifier_learns_the_public_classes_and_comes_back_as_it_was():
     part, log = Classifier(settings(), TASK), Quiet()
     part.fit(shades(), log)

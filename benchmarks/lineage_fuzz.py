@@ -40,7 +40,8 @@ from dpib.stages.build import FINAL
 from dpib.stages.generate import GEN
 from dpib.sweeps import slot as slots
 from dpib.sweeps import winner
-from dpib.sweeps.launch import Order, run_sweep
+from dpib.sweeps.job import Order
+from dpib.sweeps.launch import run_sweep
 from dpib.sweeps.spec import Sweep
 from dpib.tracking import Store
 from dpib.upstream import continue_from, file_digest

@@ -8,7 +8,8 @@ from dpib.config.compose import merge, typed
 from dpib.data.catalog import Card
 from dpib.errors import UserError
 from dpib.sweeps import modes
-from dpib.sweeps.launch import Order, run_sweep
+from dpib.sweeps.job import Order
+from dpib.sweeps.launch import run_sweep
 from dpib.sweeps.spec import read_sweep
 from dpib.tracking import Store
 from dpib.upstream import continue_from

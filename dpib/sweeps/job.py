@@ -24,6 +24,18 @@ from dpib.tracking import Store
 
 
 @dataclass(frozen=True)
+class Order:
+    """A sweep as it was asked for: `config` is what its trials share, `url` the database of the study."""
+
+    spec: Sweep
+    config: Config
+    card: Card
+    url: str
+    workers: int = 1
+    generate_run: str | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """One sweep: what its trials share.
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,27 +33,14 @@ from dpib.stages.context import Context
 from dpib.stages.generate import GEN
 from dpib.sweeps import modes, secret, winner
 from dpib.sweeps.book import Book
-from dpib.sweeps.job import Job, equal_plans
+from dpib.sweeps.job import Job, Order, equal_plans
 from dpib.sweeps.space import changes, extremes, independent
-from dpib.sweeps.spec import Sweep
 from dpib.sweeps.study import Progress, Study, shown
 from dpib.sweeps.worker import startup, sweep_worker
 from dpib.tracking import Run, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 _BOUNDLESS = 1e9
-
-
-@dataclass(frozen=True)
-class Order:
-    """A sweep as it was asked for: `config` is what its trials share, `url` the database of the study."""
-
-    spec: Sweep
-    config: Config
-    card: Card
-    url: str
-    workers: int = 1
-    generate_run: str | None = None
 
 
 def run_sweep(order: Order, store: Store) -> Result:

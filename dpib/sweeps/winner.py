@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpib import checkpoint
 from dpib.atomic import replacing, write_text
@@ -23,14 +23,11 @@ from dpib.stages.context import Context
 from dpib.stages.evaluate import evaluate
 from dpib.stages.generate import GEN, SAMPLE, statement_text, write
 from dpib.sweeps import modes, trial
-from dpib.sweeps.job import Job, closed, tested
+from dpib.sweeps.job import Job, Order, closed, tested
 from dpib.sweeps.secret import Winner
 from dpib.sweeps.space import Point, changes
 from dpib.sweeps.study import Progress, Study, importances, save_plots
 from dpib.tracking import Run
-
-if TYPE_CHECKING:
-    from dpib.sweeps.launch import Order
 
 _MEANING = {
     "public": "Hyper-parameters were chosen on public images, which costs the sensitive ones nothing.",
@@ -44,7 +41,7 @@ _MEANING = {
 }
 
 
-def of_study(order: "Order", job: Job, context: Context, run: Run, ended: tuple[Study, Progress]) -> dict[str, float]:
+def of_study(order: Order, job: Job, context: Context, run: Run, ended: tuple[Study, Progress]) -> dict[str, float]:
     """Choose the winner of a finished study and write everything about it; return the final metrics.
 
     Raises:
@@ -78,7 +75,7 @@ def of_study(order: "Order", job: Job, context: Context, run: Run, ended: tuple[
     return {**metrics, **_end(order, job, context, run, chosen.params, found)}
 
 
-def of_secret(order: "Order", job: Job, context: Context, run: Run, best: Winner | None) -> dict[str, float]:
+def of_secret(order: Order, job: Job, context: Context, run: Run, best: Winner | None) -> dict[str, float]:
     """Write everything about the one visible trial; return the final metrics."""
     if best is None:
         context.log.say("sweep: the draw said no trial; nothing is released")
@@ -114,7 +111,7 @@ def _fetched(job: Job, context: Context, run_id: str) -> Callable[[Path], Path]:
 
 
 def _end(
-    order: "Order", job: Job, context: Context, run: Run, point: Point, fetch: Callable[[Path], Path]
+    order: Order, job: Job, context: Context, run: Run, point: Point, fetch: Callable[[Path], Path]
 ) -> dict[str, float]:
     """Write the winner's files and measure it; then the papers."""
     config, spec = job.at(point), job.spec
@@ -148,7 +145,7 @@ def _end(
     return _papers(order, job, context, run, metrics)
 
 
-def _papers(order: "Order", job: Job, context: Context, run: Run, metrics: Mapping[str, float]) -> dict[str, float]:
+def _papers(order: Order, job: Job, context: Context, run: Run, metrics: Mapping[str, float]) -> dict[str, float]:
     """Write the ledger and the statement; return `metrics` with what the sweep cost."""
     spec, path = job.spec, context.artifacts / LEDGER
     final = spec.mode == "public" and path.is_file()
@@ -163,7 +160,7 @@ def _papers(order: "Order", job: Job, context: Context, run: Run, metrics: Mappi
     return {**kept, **total}
 
 
-def _closed(order: "Order", job: Job, path: Path) -> Account:
+def _closed(order: Order, job: Job, path: Path) -> Account:
     """Return the sweep's account with all that was spent meanwhile, and with the yardsticks of its evaluation."""
     account = job.book.account()
     if job.spec.mode != "public":

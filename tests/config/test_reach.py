@@ -95,3 +95,13 @@ def test_how_a_lesson_is_learnt_is_no_part_of_its_query():
     assert asked["samples"] == 3
     assert learnt["fit"] == {"steps": 600, "batch": 50, "augment": 2, "flip": False}
     assert not {"epsilon", "train", "network"} & set(stage_slice("query", config))
+
+
+def test_no_module_imports_itself_at_any_remove():
+    modules = {".".join(("dpib", *f.relative_to(reach._PACKAGE).with_suffix("").parts)) for f in reach._files()}
+    known = {name.removesuffix(".__init__") for name in modules}
+    # A package's own __init__ is imported with every module of it, and says nothing about who needs whom.
+    needs = {name: {m for m in reach._imports(name) if m in known and not name.startswith(f"{m}.")} for name in known}
+    while free := {name for name, others in needs.items() if not others & needs.keys() - {name}}:
+        needs = {name: others for name, others in needs.items() if name not in free}
+    assert needs == {}

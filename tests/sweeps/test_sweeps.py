@@ -17,7 +17,8 @@ from dpib.section import parse_yaml, validated
 from dpib.stages.generate import GEN
 from dpib.sweeps import slot as slots
 from dpib.sweeps import trial
-from dpib.sweeps.launch import Order, run_sweep
+from dpib.sweeps.job import Order
+from dpib.sweeps.launch import run_sweep
 from dpib.sweeps.spec import Sweep
 from dpib.tracking import Store
 from entrypoints import sweep as entrypoint

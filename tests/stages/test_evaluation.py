@@ -140,4 +140,4 @@ def test_a_class_that_never_occurs_and_a_single_bad_classifier_do_not_stop_a_run
     np.savez(tmp_path / "g.npz", x=rng.integers(0, 256, (120, 28, 28), dtype=np.uint8), y=np.zeros(120, int))
     result = run_evaluate(config, card, store, tmp_path / "g.npz", "x")
     report = json.loads(store.fetch(result.run_id, "report.json").read_text())
-    assert "diverged" in report
+    assert report["diverged"] == ["resnet", "wrn"]

@@ -105,7 +105,7 @@ def witnessed(context: Context, synthesizer: Synthesizer, plan: tuple[Charge, ..
     images = Images(x, torch.arange(_IMAGES) % classes)
     with records.vault_for(images, plan, NoiseSource(), witness) as (vault, _), suppress(_Enough):
         if asked(plan):
-            synthesizer.query(vault, context.log)
+            build(context).query(vault, context.log)  # one that has asked would go on to pretraining
         synthesizer.train(vault, context.log)
     return found
 

@@ -19,6 +19,7 @@ from dpib.data.prepare import prepare
 from dpib.diffusion.lessons.central import CentralLesson, CentralSettings, ClassSums
 from dpib.diffusion.lessons.selected import Votes
 from dpib.distributed import World
+from dpib.follower import SilentLog
 from dpib.privacy.audit.findings import Finding
 from dpib.privacy.audit.sums import audit_sum
 from dpib.privacy.events import Charge
@@ -30,7 +31,6 @@ from dpib.stages.context import Context
 from dpib.stages.pretrain import pretrain
 from dpib.stages.query import query
 from dpib.stages.train import train
-from dpib.sweeps.trial import Silent
 from dpib.synthesizer import Task
 from tests.conftest import PRO, TINY_DIFFUSION
 
@@ -63,7 +63,7 @@ def _public_divisor() -> Finding:
     lesson = CentralLesson(settings, Task(SHAPE, CLASSES, 0, torch.device("cpu")), "central")
     one, none = torch.zeros(1, CLASSES, 1, 4, 4), torch.zeros(1, CLASSES, 1, 4, 4)
     one[0, 0] = 1.0  # one white image, and its class has no other
-    log = Silent(Path("nowhere"))
+    log = SilentLog(Path("nowhere"))
     bright, dark = (lesson.images({"sums": sums}, None, log).x[0].float().mean() for sums in (one, none))
     moved = float(bright - dark) / 255 * settings.batch / CLASSES
     return Finding("central", "sensitivity", "change of an image by its one record, times the public divisor", moved,
@@ -80,7 +80,7 @@ def lineage() -> Iterator[list[Finding]]:
             artifacts, private = folder / name / "artifacts", folder / name / "private"
             for each in (artifacts, private):
                 each.mkdir(parents=True)
-            log = Silent(private / "snapshot.safetensors")
+            log = SilentLog(private / "snapshot.safetensors")
             return Context(config, card, torch.device("cpu"), artifacts, private, log, World())
 
         asked, learnt, trained = context("query"), context("pretrain"), context("train")

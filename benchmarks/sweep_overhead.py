@@ -32,6 +32,7 @@ BARE = """
 import sys, time
 from dpib.data.synthetic import read_gen
 from dpib.distributed import World
+from dpib.follower import SilentLog
 from dpib.stages.context import Context
 from dpib.sweeps import trial
 from dpib.tracking import Store
@@ -41,7 +42,7 @@ import torch
 store, run = Store(), sys.argv[1]
 config, card = from_text(store.fetch(run, "config.yaml").read_text(), {}, "run")
 images, _ = read_gen(store.fetch(run, "gen/gen.npz"), card)
-context = Context(config, card, torch.device("cpu"), Path(), Path(), trial.Silent(), World())
+context = Context(config, card, torch.device("cpu"), Path(), Path(), SilentLog(Path("none")), World())
 for _ in range(3):
     began = time.monotonic()
     trial.fit(context, images, lambda step, value: False)

@@ -16,32 +16,39 @@ from dpib.stages.context import Context
 
 
 class SilentLog:
-    """A `Log` that tells nothing and keeps nothing; it continues from rank 0's snapshot."""
+    """A `Log` that tells nothing: of a process that is not rank 0, or of a trial that nobody may hear of.
 
-    def __init__(self, snapshot: Path) -> None:
-        self._snapshot = snapshot
+    Args:
+        snapshot: what it continues from; the file must be readable from here.
+        keeps: whether it keeps snapshots there. A follower does not: rank 0's are the same.
+    """
+
+    def __init__(self, snapshot: Path, keeps: bool = False) -> None:
+        self._snapshot, self._keeps = snapshot, keeps
 
     def say(self, text: str) -> None:
-        """Say nothing: rank 0 speaks."""
+        """Say nothing."""
 
     def curve(self, name: str, value: float, step: int) -> None:
-        """Track nothing: rank 0 tracks."""
+        """Track nothing."""
 
     def grid(self, name: str, images: Images, step: int) -> None:
-        """Track nothing: rank 0 tracks."""
+        """Track nothing."""
 
     def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """Write nothing: rank 0 writes."""
+        """Write nothing."""
 
     def part(self, name: str) -> Self:
-        """Return the log of one phase, which rank 0 keeps a snapshot of."""
-        return type(self)(checkpoint.beside(self._snapshot, name))
+        """Return the log of one phase, as silent as this one."""
+        return type(self)(checkpoint.beside(self._snapshot, name), self._keeps)
 
     def save(self, state: State) -> None:
-        """Keep nothing: rank 0's snapshot is the same."""
+        """Replace the snapshot, where it keeps any."""
+        if self._keeps:
+            checkpoint.save(self._snapshot, state)
 
     def restored(self) -> State | None:
-        """Return rank 0's snapshot of an interrupted attempt; the file must be readable from here."""
+        """Return the snapshot of an interrupted attempt."""
         return checkpoint.load(self._snapshot) if self._snapshot.is_file() else None
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from dpib.atomic import write_text
 from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
+from dpib.follower import SilentLog
 from dpib.privacy.events import Charge, Plan
 from dpib.privacy.ledger import Account
 from dpib.privacy.rng import NoiseSource
@@ -89,7 +90,7 @@ def _trial(job: Job, context: Context, which: tuple[int, Point], plan: tuple[Cha
         config=job.at(point),
         artifacts=folder / "artifacts",
         private=folder / "private",
-        log=trial.Silent(folder / "private" / "snapshot.safetensors"),
+        log=SilentLog(folder / "private" / "snapshot.safetensors", keeps=True),
     )
     if not finished.is_file():
         inside.artifacts.mkdir(parents=True, exist_ok=True)

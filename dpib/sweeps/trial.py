@@ -1,15 +1,14 @@
 """One trial: a synthesizer (or none), the classifiers on its images, and a score that may be seen."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from torch import nn
 
 from dpib import checkpoint
 from dpib.atomic import write_text
-from dpib.checkpoint import State
 from dpib.data.synthetic import read_gen
 from dpib.images import Images
 from dpib.metrics.utility import accuracy, train_classifier
@@ -49,37 +48,6 @@ class OwnPurse:
     def continued(self, account: Account) -> Account:
         """Return the account as it is."""
         return account
-
-
-class Silent:
-    """The log of a trial that nobody may hear of: it keeps snapshots, in the trial's own folder, and nothing else."""
-
-    def __init__(self, snapshot: Path) -> None:
-        self._snapshot = snapshot
-
-    def say(self, text: str) -> None:
-        """Say nothing."""
-
-    def curve(self, name: str, value: float, step: int) -> None:
-        """Track nothing."""
-
-    def grid(self, name: str, images: Images, step: int) -> None:
-        """Track nothing."""
-
-    def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """Write nothing."""
-
-    def part(self, name: str) -> Self:
-        """Return the log of one phase, as silent as this one."""
-        return type(self)(checkpoint.beside(self._snapshot, name))
-
-    def save(self, state: State) -> None:
-        """Replace the snapshot."""
-        checkpoint.save(self._snapshot, state)
-
-    def restored(self) -> State | None:
-        """Return the snapshot."""
-        return checkpoint.load(self._snapshot) if self._snapshot.is_file() else None
 
 
 def spent_on(plan: tuple[Charge, ...], account: Account) -> Account:

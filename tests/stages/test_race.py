@@ -11,12 +11,12 @@ from dpib.config import compose
 from dpib.data.synthetic import read_gen
 from dpib.distributed import World
 from dpib.errors import UserError
+from dpib.follower import SilentLog
 from dpib.pipeline import run_evaluate, run_main
 from dpib.privacy.vault import Vault
 from dpib.stages import evaluate as evaluation
 from dpib.stages import judge
 from dpib.stages.context import Context
-from dpib.sweeps.trial import Silent
 
 CANDIDATES = {f"{name}/{epoch}" for name in ("resnet", "wrn") for epoch in range(2)}
 
@@ -93,7 +93,7 @@ def test_what_was_trained_counted_and_selected_before_a_kill_is_not_done_again(s
 def stage(tiny, gen, tmp_path):
     """Return (context, synthetic images) of an evaluation that tracks nothing."""
     config, card = compose(tiny)
-    log = Silent(tmp_path / "private" / "snapshot.safetensors")
+    log = SilentLog(tmp_path / "private" / "snapshot.safetensors", keeps=True)
     folders = tmp_path / "artifacts", tmp_path / "private"
     for folder in folders:
         folder.mkdir()

@@ -11,6 +11,7 @@ from dpib import checkpoint
 from dpib.config import compose
 from dpib.data.synthetic import read_gen
 from dpib.distributed import World
+from dpib.follower import SilentLog
 from dpib.images import Images
 from dpib.privacy.events import Charge, Plan
 from dpib.privacy.ledger import Account, BudgetError
@@ -24,11 +25,11 @@ from dpib.sweeps import trial
 CHARGE = Charge("embedding", "gaussian", "", sigma=2.0)
 
 
-class Told(trial.Silent):
+class Told(SilentLog):
     """A log that remembers its curves."""
 
     def __init__(self, snapshot, curves=None):
-        super().__init__(snapshot)
+        super().__init__(snapshot, keeps=True)
         self.curves = [] if curves is None else curves
 
     def part(self, name):
@@ -145,7 +146,7 @@ def test_every_file_of_a_trial_is_given_the_whole_account(context, images):
 
 
 def test_a_secret_trial_says_nothing(context, capsys):
-    silent = trial.Silent(context.private / "snapshot.safetensors")
+    silent = SilentLog(context.private / "snapshot.safetensors", keeps=True)
     for told in (silent.say("x"), silent.curve("x", 1.0, 1), silent.table("x", [{"a": 1}]), silent.restored()):
         assert told is None
     assert capsys.readouterr() == ("", "")

@@ -1,6 +1,5 @@
 """Audit of `Vault.release_sum`: is the sensitivity 1, and the noise what the ledger says?"""
 
-import json
 import math
 from dataclasses import replace
 from itertools import combinations
@@ -13,6 +12,7 @@ from dpib.images import Images
 from dpib.privacy.audit import records
 from dpib.privacy.audit.findings import Finding
 from dpib.privacy.audit.noise import audit_noise
+from dpib.privacy.audit.threads import together
 from dpib.privacy.errors import BudgetError
 from dpib.privacy.events import Charge
 from dpib.privacy.mechanisms import Feature
@@ -92,12 +92,14 @@ def _ledger(charge: Charge, feature: Feature, images: Images) -> Finding:
 
 def _told(charge: Charge, feature: Feature, images: Images) -> Finding:
     """Check that a second process draws nothing of its own, and has what the first one released."""
-    with records.vault_of(images, charge, NoiseSource(), _Side()) as (vault, _, _):
-        released = vault.release_sum(records.NAME, feature)
-    noise, other = NoiseSource(), _Side(1, _last=released)
-    with records.vault_of(images, charge, noise, other) as (vault, ledger, _):
-        same = torch.equal(vault.release_sum(records.NAME, feature), released)
-        right = same and not noise.drawn and not ledger.account.events
+
+    def member(world: World) -> tuple[Tensor, bool]:
+        noise = NoiseSource()
+        with records.vault_of(images, charge, noise, world) as (vault, ledger, _):
+            return vault.release_sum(records.NAME, feature), noise.drawn or bool(ledger.account.events)
+
+    (released, _), (told, drew) = together(member)
+    right = torch.equal(told, released) and not drew
     return Finding(charge.name, "ledger", "drawn by one process of two", float(right), "1", right)
 
 
@@ -117,24 +119,6 @@ def _sampling(charge: Charge, feature: Feature, shape: tuple[int, int, int]) -> 
         charge.name, "canary", "records in a sample, off the rate in standard deviations", apart, "at most 5",
         apart <= 5 and varied,
     )  # fmt: skip
-
-
-class _Side(World):
-    """One of two processes: what the first one shares and broadcasts is kept, for the second one to receive."""
-
-    def __init__(self, rank: int = 0, _last: Tensor | None = None) -> None:
-        super().__init__(rank, 2)
-        object.__setattr__(self, "_last", _last)
-
-    def share(self, text: str = "") -> str:
-        """Return the shape that rank 0 told, or what this one gives."""
-        last = self._last  # type: ignore[attr-defined]
-        return text if last is None else json.dumps(list(last.shape))
-
-    def broadcast(self, tensor: Tensor) -> Tensor:
-        """Return rank 0's tensor."""
-        last = self._last  # type: ignore[attr-defined]
-        return tensor if last is None else last.clone()
 
 
 def _release(images: Images, charge: Charge, feature: Feature, noise: NoiseSource) -> Tensor:

@@ -12,20 +12,17 @@ import hashlib
 import importlib
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from benchmarks.kills import killed
+from benchmarks.kills import series
 from dpib import checkpoint, training
 from dpib.chain import run_before, run_train
 from dpib.config import compose
@@ -44,22 +41,9 @@ SMALL = {
 _BLANK = "import mlflow, sys; mlflow.MlflowClient(sys.argv[1]).search_experiments()"
 
 
-def child(folder: Path) -> int:
-    """Start the chain in a process of its own, and return its pid."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            chain(folder)
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
-
-
 def chain(folder: Path) -> None:
     """Run query, pretraining and training in `folder`, and write down what came of them."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.chdir(folder)
     os.environ["DPIB_HOME"] = str(folder / "home")
     training.SNAPSHOT_SECONDS = 0.0
@@ -125,40 +109,17 @@ def outcome(folder: Path) -> tuple[str, int]:
     return (folder / "end.json").read_text(), sum(what.startswith("release") for what in contents)
 
 
-def series(least: int, seed: int = 0) -> tuple[int, int]:
-    """Run series of killed chains until `least` kills have happened; return (kills, series).
-
-    What a chain imports late is imported before, so that kills fall on its work.
-
-    Raises:
-        AssertionError: when one ends otherwise than the unbroken chain.
-    """
-    torch.set_num_threads(1)
+def chains(least: int, seed: int) -> tuple[int, int]:
+    """Run `series` of small chains."""
     importlib.import_module("torchvision.transforms.v2")
-    clock, kills, runs = random.Random(seed), 0, 0
     with tempfile.TemporaryDirectory(prefix="dpib-kills-") as root:
         blank = Path(root) / "blank.db"
         subprocess.run([sys.executable, "-c", _BLANK, f"sqlite:///{blank}"], check=True)
 
-        def place(name: str) -> Path:
-            folder = Path(root) / name
-            folder.mkdir()
+        def prepare(folder: Path) -> None:
             shutil.copy(blank, folder / "mlflow.db")
-            return folder
 
-        whole = place("whole")
-        begun = time.monotonic()
-        assert os.waitpid(child(whole), 0)[1] == 0, "the unbroken chain failed"
-        took = time.monotonic() - begun
-        expected = outcome(whole)
-        while kills < least:
-            folder = place(f"run-{runs}")
-            kills += killed(child, folder, took, clock)
-            found = outcome(folder)
-            assert found == expected, f"{found} instead of {expected}"
-            shutil.rmtree(folder)
-            runs += 1
-    return kills, runs
+        return series(chain, outcome, least, seed, prepare)
 
 
 @click.command()
@@ -166,7 +127,7 @@ def series(least: int, seed: int = 0) -> tuple[int, int]:
 @click.option("--seed", default=0)
 def main(kills: int, seed: int) -> None:
     """Print what happened."""
-    done, runs = series(kills, seed)
+    done, runs = chains(kills, seed)
     print(f"{done} kills over {runs} chains, each ending with the ledger, steps and releases of the unbroken one")
 
 

@@ -128,24 +128,28 @@ def outcome(folder: Path) -> tuple[str, int]:
     return (folder / "ledger.json").read_text(), int(snapshot["step"])
 
 
-def child(folder: Path) -> int:
-    """Start the training in a process of its own, and return its pid."""
+def child(work: Callable[[Path], None], folder: Path) -> int:
+    """Start the work in a process of its own, and return its pid."""
     pid = os.fork()
     if pid == 0:
-        train(folder)
-        os._exit(0)
+        status = 1
+        try:
+            work(folder)
+            status = 0
+        finally:
+            os._exit(status)
     return pid
 
 
-def killed(start: Callable[[Path], int], folder: Path, longest: float, clock: random.Random) -> int:
-    """Run what `start` begins in a folder to its end with kills at random moments; return how often it was killed.
+def killed(work: Callable[[Path], None], folder: Path, longest: float, clock: random.Random) -> int:
+    """Do the work in a folder to its end with kills at random moments; return how often it was killed.
 
     Raises:
         AssertionError: when it ends by itself, and not well.
     """
     kills = 0
     while True:
-        pid = start(folder)
+        pid = child(work, folder)
         deadline = time.monotonic() + clock.uniform(0, longest)
         while time.monotonic() < deadline:
             ended, status = os.waitpid(pid, os.WNOHANG)
@@ -158,28 +162,45 @@ def killed(start: Callable[[Path], int], folder: Path, longest: float, clock: ra
             kills += 1
 
 
-def series(least: int, seed: int = 0) -> tuple[int, int]:
-    """Run series of killed trainings until `least` kills have happened; return (kills, series).
+def series(
+    work: Callable[[Path], None],
+    outcome: Callable[[Path], object],
+    least: int,
+    seed: int = 0,
+    prepare: Callable[[Path], None] = lambda folder: None,
+) -> tuple[int, int]:
+    """Run series of killed works until `least` kills have happened; return (kills, series).
+
+    What the work imports late must be imported before, so that kills fall on the work itself.
+
+    Args:
+        work: done in a folder; done again there, it goes on.
+        outcome: what came of it there; raises where that is no good outcome.
+        least: see above.
+        seed: of the moments.
+        prepare: puts into a fresh folder what the work needs.
 
     Raises:
-        AssertionError: when one ends otherwise than the unbroken training.
+        AssertionError: when one ends otherwise than the unbroken work.
     """
     torch.set_num_threads(1)
     clock, kills, runs = random.Random(seed), 0, 0
     with tempfile.TemporaryDirectory(prefix="dpib-kills-") as root:
-        whole = Path(root) / "whole"
-        whole.mkdir()
-        train(whole)
-        expected = outcome(whole)
-        spare = Path(root) / "spare"
-        spare.mkdir()
-        begun = time.monotonic()
-        os.waitpid(child(spare), 0)  # now that everything is imported, as the children will find it
-        took = time.monotonic() - begun
-        while kills < least:
-            folder = Path(root) / f"run-{runs}"
+
+        def place(name: str) -> Path:
+            folder = Path(root) / name
             folder.mkdir()
-            kills += killed(child, folder, took, clock)
+            prepare(folder)
+            return folder
+
+        whole = place("whole")
+        begun = time.monotonic()
+        assert os.waitpid(child(work, whole), 0)[1] == 0, "the unbroken work failed"
+        took = time.monotonic() - begun
+        expected = outcome(whole)
+        while kills < least:
+            folder = place(f"run-{runs}")
+            kills += killed(work, folder, took, clock)
             found = outcome(folder)
             assert found == expected, f"{found} instead of {expected}"
             shutil.rmtree(folder)
@@ -187,11 +208,18 @@ def series(least: int, seed: int = 0) -> tuple[int, int]:
     return kills, runs
 
 
+def trainings(least: int) -> tuple[int, int]:
+    """Run `series` of small trainings."""
+    with tempfile.TemporaryDirectory(prefix="dpib-kills-") as folder:
+        train(Path(folder))  # so that everything is imported
+    return series(train, outcome, least)
+
+
 @click.command()
 @click.option("--kills", default=100)
 def main(kills: int) -> None:
     """Print what happened."""
-    done, runs = series(kills)
+    done, runs = trainings(kills)
     print(f"{done} kills over {runs} trainings, each ending with the ledger and the {STEPS} steps of the unbroken one")
 
 

@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from dpib import checkpoint
 from dpib.config import Config
 from dpib.config.kinds import KINDS
@@ -15,17 +17,17 @@ from dpib.data.catalog import Card, data_root, find_card
 from dpib.errors import UserError
 from dpib.overlap import refuse_alike
 from dpib.paths import written_path
-from dpib.privacy.ledger import LEDGER, Account
+from dpib.privacy.ledger import Account
 from dpib.public import public_digest
 from dpib.runner import Result, Stage, execute
 from dpib.sensitive import Sensitive, fresh_account
-from dpib.stages.build import FINAL
+from dpib.stages.build import FINAL, make, part_settings
 from dpib.stages.context import Context
 from dpib.stages.generate import generate
 from dpib.stages.part import fit_part, require_public
 from dpib.stages.pretrain import pretrain
 from dpib.stages.query import asked, query
-from dpib.stages.solving import training_plan
+from dpib.stages.solving import calibrated
 from dpib.stages.taken import sources
 from dpib.stages.train import train
 from dpib.tracking import Run, Store
@@ -104,9 +106,10 @@ def _asked(config: Config, card: Card, store: Store, parent: str | None) -> tupl
     if config.public is not None:
         refuse_alike(config.public, card, data_root(config.data_root))
     parts = {name: run_part(name, config, card, store, parent) for name in config.parts}
-    plan = asked(training_plan(config, card, fresh_account(config, card)))
-    if not plan:
+    synthesizer, account = make(config, card, torch.device("cpu")), fresh_account(config, card)
+    if not asked(synthesizer.plan(account.scopes["train"])):
         return parts, None
+    plan = asked(calibrated(synthesizer, account))
     sensitive = Sensitive(config, card)
 
     def work(context: Context, _: Run | None) -> dict[str, float]:
@@ -125,21 +128,23 @@ def run_part(name: str, config: Config, card: Card, store: Store, parent: str | 
     Raises:
         UserError: when there is no such part, or nothing to fit it to.
     """
-    if name not in config.parts:
-        known = f"it has {', '.join(config.parts)}" if config.parts else "it has none"
-        raise UserError(f"{config.method} has no part {name!r}; {known}")
-    settings = config.parts[name].model_dump()
-    files = [settings[key] for key in ("file", "weights") if settings.get(key) is not None]
-    inputs = [file_digest(written_path(file), f"parts.{name}.file=<file>") for file in files]
+    settings = part_settings(config, name)
+    files = (("file", settings.file), ("weights", settings.weights))
+    inputs = [file_digest(written_path(file), f"parts.{name}.{key}=<file>") for key, file in files if file is not None]
     contexts = {}
-    if settings["file"] is None:
+    if settings.file is None:
         public = require_public(config.public, name)
         refuse_alike(public, card, data_root(config.data_root))
         inputs.append(public_digest(public, config.data_root))
         contexts = _public(config)
-    kind = KINDS["part"]
-    work = lambda context, _: fit_part(context, name)  # noqa: E731
-    stage = Stage(kind, work, tuple(inputs), contexts, label=f"part-{name}", part=name)
+    stage = Stage(
+        KINDS["part"],
+        lambda context, _: fit_part(context, name),
+        tuple(inputs),
+        contexts,
+        label=f"part-{name}",
+        part=name,
+    )
     return execute(stage, config, card, store, parent)
 
 
@@ -188,14 +193,13 @@ def run_generate(config: Config, card: Card, store: Store, source_run: str, pare
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
         file = store.fetch(source_run, str(FINAL))
-        return generate(context, _account(config, card, store, source_run, file), file)
+        return generate(context, _account(config, card, file), file)
 
     return execute(Stage(KINDS["generate"], work, (source_run,)), config, card, store, parent)
 
 
-def _account(config: Config, card: Card, store: Store, source_run: str, file: Path) -> Account:
-    if store.tags(source_run).get("dpib.stage") == "train":
-        return Account.parse(store.fetch(source_run, str(LEDGER)).read_text())
+def _account(config: Config, card: Card, file: Path) -> Account:
+    """Return the ledger in a checkpoint, or a fresh one where it cost nothing."""
     ledger = checkpoint.text(file, "ledger")
     if ledger is not None:
         return Account.parse(ledger)

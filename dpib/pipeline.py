@@ -83,9 +83,12 @@ def inherited(statement: dict[str, object] | None, dataset: str, gen: Path) -> A
 def run_baseline(config: Config, card: Card, store: Store) -> Result:
     """Run the utility protocol on the real images: a reference without privacy."""
     sensitive = Sensitive(config, card)
-    contexts = {"sensitive-train": card, "sensitive-test": card}
-    work = lambda context, _: baseline(context, sensitive)  # noqa: E731
-    stage = Stage(KINDS["baseline"], work, contexts=contexts, identity=sensitive.identity)
+    stage = Stage(
+        KINDS["baseline"],
+        lambda context, _: baseline(context, sensitive),
+        contexts={"sensitive-train": card, "sensitive-test": card},
+        identity=sensitive.identity,
+    )
     return execute(stage, config, card, store)
 
 
@@ -108,7 +111,7 @@ def run_main(config: Config, card: Card, store: Store, start: Start | None = Non
     require_pretraining(config, begun)
     require_memory(config, card)
     require_enough(config, config.generate.images)
-    require_budget(config, card, fresh_account(config, card), begun)
+    require_budget(config, card, begun)
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
         own = run.id if run else None

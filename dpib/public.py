@@ -1,7 +1,6 @@
 """Public images for pretraining, brought to the shape of the sensitive ones."""
 
 import hashlib
-from pathlib import Path
 
 from dpib.data import store
 from dpib.data.catalog import Card, Sizes, Source, data_root, find_card
@@ -11,7 +10,7 @@ from dpib.data.resize import fit
 from dpib.data.sources import read_source
 from dpib.errors import UserError
 from dpib.images import Images
-from dpib.paths import written_path
+from dpib.paths import file_hash, written_path
 
 
 def read_public(name: str, shape: tuple[int, int, int], configured_root: str | None) -> Images:
@@ -60,7 +59,7 @@ def public_digest(name: str, configured_root: str | None) -> str:
     folder, digest = written_path(name), hashlib.sha256()
     if folder.is_dir():
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            digest.update(f"{path.relative_to(folder)}:{_sha(path)}\n".encode())
+            digest.update(f"{path.relative_to(folder)}:{file_hash(path)}\n".encode())
         return digest.hexdigest()
     root = data_root(configured_root)
     card = find_card(name, root)
@@ -68,12 +67,7 @@ def public_digest(name: str, configured_root: str | None) -> str:
     path = store.split_path(root, card.name, "train")
     if not path.is_file():
         raise UserError(store.missing(card, path))
-    return _sha(path)
-
-
-def _sha(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return file_hash(path)
 
 
 def adapt(images: Images, shape: tuple[int, int, int]) -> Images:

@@ -66,16 +66,22 @@ def settings(synthesizer: str) -> type[Section]:
         UserError: when it is no synthesizer, naming what it lacks.
     """
     maker = load("synthesizer", synthesizer)
-    declared = getattr(maker, "Settings", None)
+    declared = _declared(maker)
     lacks = [name for name in _METHODS if not callable(getattr(maker, name, None))]
     reads = getattr(maker, "reads", None)
     if not isinstance(reads, Mapping) or not set(reads) <= _STAGES:
         lacks.insert(0, "reads by stage")
-    if isinstance(declared, type) and issubclass(declared, Section) and not lacks:
+    if declared is not None and not lacks:
         return declared
-    if not (isinstance(declared, type) and issubclass(declared, Section)):
+    if declared is None:
         lacks.insert(0, "Settings of type Section")
     raise UserError(f"{synthesizer} is no synthesizer, it lacks {', '.join(lacks)}: see docs/extend.md")
+
+
+def _declared(maker: Any) -> type[Section] | None:
+    """Return what declares a part's keys, or None where it is no Section."""
+    declared = getattr(maker, "Settings", None)
+    return declared if isinstance(declared, type) and issubclass(declared, Section) else None
 
 
 def chosen(kind: str) -> Callable[[Any], Section]:
@@ -87,10 +93,10 @@ def chosen(kind: str) -> Callable[[Any], Section]:
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             raise ValueError(f"give kind: one of {', '.join(PARTS[kind])}")
         try:
-            declared = getattr(load(kind, value["kind"]), "Settings", None)
+            declared = _declared(load(kind, value["kind"]))
         except UserError as error:
             raise ValueError(str(error)) from None
-        if not (isinstance(declared, type) and issubclass(declared, Section)):
+        if declared is None:
             raise ValueError(f"{value['kind']} is no {kind}, it lacks Settings of type Section: see docs/extend.md")
         found = checked(declared, value)
         if isinstance(found, list):

@@ -23,6 +23,7 @@ class PartSettings(Section):
 
     kind: str = Field(description="its name in the registry, or path/to/file.py:Class")
     file: str | None = Field(default=None, description="checkpoint of such a part; with it nothing is fitted here")
+    weights: str | None = Field(default=None, description="file of weights to begin with; none: random ones")
 
 
 class _Int(int):

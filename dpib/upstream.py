@@ -1,6 +1,5 @@
 """What a stage goes on from: an earlier run, with its configuration, or a file."""
 
-import hashlib
 from pathlib import Path
 
 from dpib.config import Config, from_text
@@ -9,6 +8,7 @@ from dpib.config.kinds import KINDS
 from dpib.config.schema import flatten
 from dpib.data.catalog import Card
 from dpib.errors import UserError, absence
+from dpib.paths import file_hash
 from dpib.tracking import Store
 
 
@@ -57,5 +57,4 @@ def file_digest(path: Path, key: str = "gen=<file.npz>") -> str:
     """
     if not path.is_file():
         raise UserError(f"{path} {absence(path)}: give -P {key}")
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return file_hash(path)

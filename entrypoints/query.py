@@ -2,7 +2,6 @@
 
 from dpib.chain import run_query
 from dpib.config import compose
-from dpib.sensitive import fresh_account
 from dpib.stages.solving import require_budget
 from entrypoints import cli
 from entrypoints.launch import relaunched
@@ -14,7 +13,7 @@ def main(keys: tuple[str, ...]) -> None:
     config, card = compose(cli.overrides(keys))
     if relaunched(config, "entrypoints.query"):
         return
-    require_budget(config, card, fresh_account(config, card))
+    require_budget(config, card)
     cli.show("query", run_query(config, card, cli.open_store()))
 
 

@@ -5,7 +5,6 @@ import click
 from dpib.chain import run_before, run_train
 from dpib.config import compose
 from dpib.config.sense import require_pretraining
-from dpib.sensitive import fresh_account
 from dpib.stages.solving import require_budget
 from entrypoints import cli
 from entrypoints.launch import relaunched
@@ -21,7 +20,7 @@ def main(pretrain_run: str, checkpoint: str, keys: tuple[str, ...]) -> None:
         return
     begun = (cli.given(pretrain_run) or cli.given(checkpoint)) is not None
     require_pretraining(config, begun)
-    require_budget(config, card, fresh_account(config, card), begun)
+    require_budget(config, card, begun)
     store = cli.open_store()
     start = cli.start(pretrain_run, checkpoint, store) or run_before(config, card, store).start()
     cli.show("train", run_train(config, card, store, start))

@@ -1,6 +1,7 @@
 """Every kind of stage in one place: what decides its result, and how it is run and kept."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 _TASK = ("dataset", "seed", "synthesizer", "unsafe_noise_seed")
 _PRIVACY = ("epsilon", "delta", "relation", "accountant", "data")
@@ -28,8 +29,8 @@ class Kind:
 
     name: str
     keys: tuple[str, ...] = ()
-    recipe: str = ""
-    card: str = "name"
+    recipe: Literal["none", "own", "all"] = "none"
+    card: Literal["name", "shape", "size"] = "name"
     source: str = ""
     before: tuple[str, ...] = ()
     private: bool = True

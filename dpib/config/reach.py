@@ -16,16 +16,23 @@ def reach_digest(modules: Iterable[str]) -> str:
 
     Comments and docstrings do not count.
     """
-    digest = hashlib.sha256()
-    for module in sorted(reached(modules)):
-        digest.update(f"{module}:{_meaning(module)}".encode())
-    return digest.hexdigest()
+    return _digest(reached(modules))
 
 
 def source_digest() -> str:
-    """Return the SHA-256 of all the package's code."""
-    names = [".".join((_PACKAGE.name, *path.relative_to(_PACKAGE).with_suffix("").parts)) for path in _files()]
-    return hashlib.sha256("".join(_meaning(name.removesuffix(".__init__")) for name in names).encode()).hexdigest()
+    """Return the same of all the package's code."""
+    return _digest(modules())
+
+
+def modules() -> set[str]:
+    """Return the names of all modules of the package."""
+    files = (file.relative_to(_PACKAGE.parent).with_suffix("") for file in _PACKAGE.rglob("*.py"))
+    return {".".join(file.parts).removesuffix(".__init__") for file in files}
+
+
+def _digest(modules: Iterable[str]) -> str:
+    told = "".join(f"{module}:{_meaning(module)}\n" for module in sorted(modules))
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def reached(modules: Iterable[str]) -> set[str]:
@@ -39,10 +46,6 @@ def reached(modules: Iterable[str]) -> set[str]:
         found.add(module)
         waiting += _imports(module)
     return found
-
-
-def _files() -> list[Path]:
-    return sorted(_PACKAGE.rglob("*.py"))
 
 
 def _file(module: str) -> Path | None:

@@ -29,7 +29,6 @@ class ClassifierSettings(PartSettings):
     """Keys of this part."""
 
     model: str = Field(description="any network of timm's that pools its features, e.g. resnet50")
-    weights: str | None = Field(default=None, description="file with weights for it; none: trained from nothing")
     size: Positive = Field(default=32, description="pixels of a side, to which images are resized")
     stride: Positive | None = Field(
         default=None, description="resnets: a 3 x 3 stem of this stride and no pooling, for small images; none: timm's"

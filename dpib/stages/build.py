@@ -14,7 +14,7 @@ from dpib.data.catalog import Card
 from dpib.distributed import World
 from dpib.errors import UserError
 from dpib.public import public_classes
-from dpib.section import Section
+from dpib.section import PartSettings, Section
 from dpib.stages.context import Context
 from dpib.synthesizer import Part, Synthesizer, Task
 
@@ -59,12 +59,21 @@ def make_part(name: str, config: Config, card: Card, device: torch.device, world
     Raises:
         UserError: when there is none of that name, or its settings do not fit.
     """
+    settings, task = part_settings(config, name), task_of(config, card, device, world, {})
+    part: Part = _made(registry.load("part", settings.kind), settings, task, config, card)
+    return part
+
+
+def part_settings(config: Config, name: str) -> PartSettings:
+    """Return the settings of one of the configured parts.
+
+    Raises:
+        UserError: when there is none of that name.
+    """
     if name not in config.parts:
         known = f"it has {', '.join(config.parts)}" if config.parts else "it has none"
         raise UserError(f"{config.method} has no part {name!r}; {known}")
-    settings, task = config.parts[name], task_of(config, card, device, world, {})
-    part: Part = _made(registry.load("part", settings.kind), settings, task, config, card)
-    return part
+    return config.parts[name]
 
 
 def task_of(config: Config, card: Card, device: torch.device, world: World, parts: Mapping[str, Path]) -> Task:

@@ -46,9 +46,9 @@ def follow(context: Context, sensitive: Sensitive, start: Path | None, plan: Pla
         BudgetError: when anything else was charged; no images are drawn then.
     """
     ledger = Ledger(account.model_copy(deep=True), context.private / "training.json")
-    begun = prepared(context, sensitive, plan, ledger) if start is None else start
-    public = [] if begun is None or begun == start else compared(context, sensitive, sources(begun))
-    if public:
+    begun, public = start, []
+    if start is None and (begun := prepared(context, sensitive, plan, ledger)) is not None:
+        public = compared(context, sensitive, sources(begun))
         ledger.carry(ledger.account.model_copy(update={"public": merged(ledger.account.public, public)}))
     if not (context.artifacts / FINAL).is_file():
         train.fit(inside(context, "train"), sensitive, begun, ledger, plan)

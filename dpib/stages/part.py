@@ -1,7 +1,5 @@
 """Part: fit a network that methods share to public images, at no privacy cost."""
 
-from pathlib import Path
-
 from dpib import checkpoint
 from dpib.errors import UserError
 from dpib.images import set_digest
@@ -9,7 +7,7 @@ from dpib.overlap import absolute
 from dpib.paths import written_path
 from dpib.privacy.ledger import SOURCES, Public
 from dpib.public import read_public
-from dpib.stages.build import FINAL, make_part
+from dpib.stages.build import FINAL, make_part, part_settings
 from dpib.stages.context import Context
 from dpib.stages.taken import from_file, sources
 
@@ -22,7 +20,7 @@ def fit_part(context: Context, name: str) -> dict[str, float]:
     """
     config = context.config
     part = make_part(name, config, context.card, context.device, context.world)
-    settings = config.parts[name]
+    settings = part_settings(config, name)
     if settings.file is not None:
         given = written_path(settings.file)
         part.load_state_dict(checkpoint.load(given))
@@ -33,9 +31,8 @@ def fit_part(context: Context, name: str) -> dict[str, float]:
         context.log.say(f"part {name}: {len(public)} public images of {config.public}")
         part.fit(public, context.log)
         found, images = [Public(name=absolute(str(config.public)), digest=set_digest(public))], len(public)
-        weights = getattr(settings, "weights", None)
-        if weights is not None:
-            found.append(from_file(Path(written_path(weights))))
+        if settings.weights is not None:
+            found.append(from_file(written_path(settings.weights)))
     checkpoint.save(context.artifacts / FINAL, part.state_dict(), public=SOURCES.dump_json(found).decode())
     return {"part/images": float(images)}
 

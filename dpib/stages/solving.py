@@ -8,6 +8,7 @@ from dpib.errors import UserError
 from dpib.privacy import calibrate
 from dpib.privacy.events import Charge, Plan, When
 from dpib.privacy.ledger import Account
+from dpib.sensitive import fresh_account
 from dpib.stages.build import make
 from dpib.synthesizer import Synthesizer
 
@@ -17,18 +18,18 @@ def training_plan(config: Config, card: Card, account: Account) -> tuple[Charge,
     return calibrated(make(config, card, torch.device("cpu")), account)
 
 
-def require_budget(config: Config, card: Card, account: Account, begun: bool = False) -> None:
+def require_budget(config: Config, card: Card, begun: bool = False) -> None:
     """Refuse a plan that its budget cannot pay, before anything is pretrained for it.
 
     Args:
         config: the whole.
         card: of the sensitive data set.
-        account: a fresh one.
         begun: the training has something to start from, and makes no query.
 
     Raises:
         UserError: when it cannot.
     """
+    account = fresh_account(config, card)
     stages: tuple[When, ...] = ("train",) if begun else ("query", "train")
     plan = Plan(calibrated(make(config, card, torch.device("cpu")), account, stages))
     account.require(plan.events("train", account.scopes["train"], account.relation))

@@ -1,12 +1,12 @@
 """What a stage took as public, by its checkpoints, and whether that may stand beside the sensitive images."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dpib import checkpoint
 from dpib.data.catalog import data_root
 from dpib.overlap import checked, refuse_alike
+from dpib.paths import file_hash
 from dpib.privacy.ledger import SOURCES, Account, Public
 from dpib.privacy.lineage import merged
 from dpib.sensitive import Sensitive
@@ -23,9 +23,7 @@ def sources(file: Path) -> list[Public]:
 
 def from_file(file: Path) -> Public:
     """Return a file from outside as a source of which nothing more is known."""
-    with file.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    return Public(name=f"checkpoint {file.name}", digest=digest)
+    return Public(name=f"checkpoint {file.name}", digest=file_hash(file))
 
 
 def together(files: Iterable[Path]) -> list[Public]:

@@ -23,7 +23,7 @@ def train(context: Context, sensitive: Sensitive, pretrained: Path | None) -> di
     Args:
         context: the stage.
         sensitive: the vaults of its data set.
-        pretrained: checkpoint to start from, of a query, a pretraining or a training, or None.
+        pretrained: checkpoint to start from, of a pretraining or a training, or None.
 
     Raises:
         UserError: when the budget cannot pay for the method's plan, or for what the start cost before.
@@ -53,9 +53,7 @@ def started(context: Context, sensitive: Sensitive, account: Account, pretrained
     before = checkpoint.text(pretrained, "ledger")
     if before is not None:
         account = _apart(inherit(Account.parse(before), account, sensitive.same), account.origins, sensitive)
-    found = account.public if before is not None else sources(pretrained)
-    public = compared(context, sensitive, found)
-    return account.model_copy(update={"public": public})
+    return account.model_copy(update={"public": compared(context, sensitive, sources(pretrained))})
 
 
 def _apart(account: Account, own: Sequence[str], sensitive: Sensitive) -> Account:

@@ -98,8 +98,7 @@ def test_how_a_lesson_is_learnt_is_no_part_of_its_query():
 
 
 def test_no_module_imports_itself_at_any_remove():
-    modules = {".".join(("dpib", *f.relative_to(reach._PACKAGE).with_suffix("").parts)) for f in reach._files()}
-    known = {name.removesuffix(".__init__") for name in modules}
+    known = reach.modules()
     # A package's own __init__ is imported with every module of it, and says nothing about who needs whom.
     needs = {name: {m for m in reach._imports(name) if m in known and not name.startswith(f"{m}.")} for name in known}
     while free := {name for name, others in needs.items() if not others & needs.keys() - {name}}:

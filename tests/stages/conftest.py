@@ -6,6 +6,7 @@ import pytest
 from dpib.config import compose
 from dpib.pipeline import run_main
 from dpib.tracking import Store
+from tests.conftest import PRIVIMAGE, PRO, TINY_DIFFUSION
 
 
 @pytest.fixture
@@ -23,3 +24,21 @@ def go(store, tiny):
         return result, mlflow.get_run(result.run_id)
 
     return run
+
+
+def tiny_of(tiny, recipe, **changed):
+    common = {k: v for k, v in tiny.items() if k.startswith(("generate", "eval"))}
+    diffusion = {k: v for k, v in TINY_DIFFUSION.items() if k != "epsilon"}
+    return {**common, **diffusion, "epsilon": "10", **recipe, **{k.replace("__", "."): v for k, v in changed.items()}}
+
+
+@pytest.fixture
+def pro(tiny):
+    """Return a maker of (configuration, card) of a small FETA-Pro."""
+    return lambda **changed: compose(tiny_of(tiny, PRO, **changed))
+
+
+@pytest.fixture
+def privimage(tiny):
+    """Return the same of a small PrivImage."""
+    return lambda **changed: compose(tiny_of(tiny, PRIVIMAGE, **changed))

@@ -7,46 +7,19 @@ from dataclasses import replace
 import mlflow
 import numpy as np
 import pytest
-import torch
 
-from dpib import chain, checkpoint, training
+from dpib import checkpoint
 from dpib.chain import Start, run_before, run_generate, run_query, run_train
-from dpib.config import compose
 from dpib.data.synthetic import read_gen
-from dpib.diffusion.public import PublicBatches
 from dpib.errors import UserError
 from dpib.pipeline import run_main
 from dpib.privacy import accounting
-from dpib.privacy.ledger import LEDGER, Account
-from dpib.privacy.rng import NoiseSource
+from dpib.privacy.ledger import Account
 from dpib.stages import query as asking
 from dpib.stages.build import FINAL
 from dpib.stages.generate import GEN
 from dpib.upstream import continue_from
-from tests.conftest import PRIVIMAGE, PRO, TINY_DIFFUSION
-from tests.stages.tracked import artifacts, children
-
-
-def tiny_of(tiny, recipe, **changed):
-    common = {k: v for k, v in tiny.items() if k.startswith(("generate", "eval"))}
-    diffusion = {k: v for k, v in TINY_DIFFUSION.items() if k != "epsilon"}
-    return {**common, **diffusion, "epsilon": "10", **recipe, **{k.replace("__", "."): v for k, v in changed.items()}}
-
-
-@pytest.fixture
-def pro(tiny):
-    """Return a maker of (configuration, card) of a small FETA-Pro."""
-    return lambda **changed: compose(tiny_of(tiny, PRO, **changed))
-
-
-@pytest.fixture
-def privimage(tiny):
-    """Return the same of a small PrivImage."""
-    return lambda **changed: compose(tiny_of(tiny, PRIVIMAGE, **changed))
-
-
-def ledger_of(store, run):
-    return Account.parse(store.fetch(run, str(LEDGER)).read_text())
+from tests.stages.tracked import artifacts, children, ledger_of
 
 
 def test_the_ledger_is_the_closed_form_of_query_and_training(store, pro):
@@ -132,24 +105,6 @@ def test_a_training_does_not_begin_at_a_query(store, pro):
         run_train(config, card, store, Start(file=file))
 
 
-def test_a_pretraining_tracks_the_ledger_of_its_query_before_its_first_picture(store, pro, monkeypatch):
-    config, card = pro()
-    queried = run_query(config, card, store).run_id
-
-    def dying(self, name, images, step):
-        self._tell_ledger()
-        raise RuntimeError("the process dies")
-
-    monkeypatch.setattr("dpib.stage_log.StageLog.grid", dying)
-    with pytest.raises(RuntimeError, match="dies"):
-        run_before(config, card, store)
-    (failed,) = mlflow.search_runs(
-        search_all_experiments=True, filter_string="attributes.status = 'FAILED'", output_format="list"
-    )
-    assert failed.data.tags["dpib.stage"] == "pretrain"
-    assert ledger_of(store, failed.info.run_id).events == ledger_of(store, queried).events
-
-
 def test_what_a_part_was_told_cannot_be_changed_afterwards(store, privimage):
     config, card = privimage()
     trained = run_train(config, card, store, run_before(config, card, store).start())
@@ -192,82 +147,11 @@ def test_other_images_under_the_name_are_asked_anew(store, pro, digits_root, tmp
     assert second.pretrain.run_id != first.pretrain.run_id
 
 
-def test_an_interrupted_query_draws_nothing_again(store, pro, monkeypatch):
-    config, card = pro()
-    drawn, normal = [], NoiseSource.normal
-
-    def dying(self, shape):
-        if len(drawn) == 2:
-            raise RuntimeError("the process dies")
-        drawn.append(shape)
-        return normal(self, shape)
-
-    monkeypatch.setattr(NoiseSource, "normal", dying)
-    with pytest.raises(RuntimeError, match="dies"):
-        run_query(config, card, store)
-    kept = list(drawn)
-    drawn.clear()
-    monkeypatch.setattr(NoiseSource, "normal", lambda self, shape: drawn.append(shape) or normal(self, shape))
-    result = run_query(config, card, store)
-    assert len(kept) == 2  # the two samples of the first lesson
-    assert len(drawn) == 1  # the second lesson's one release
-    assert [e.count for e in ledger_of(store, result.run_id).events] == [2, 1]
-
-
-def test_a_pretraining_that_is_killed_in_its_second_lesson_goes_on_there(store, pro, monkeypatch):
-    config, card = pro()
-    seen, rows = [], PublicBatches.rows
-
-    def dying(self, loss, step):
-        seen.append((self._name, step))
-        if seen[-1] == ("frequency", 2):
-            raise RuntimeError("the process dies")
-        return rows(self, loss, step)
-
-    unbroken = run_before(config, card, store)
-    afresh = config.model_copy(update={"reuse": False}), card, store, replace(unbroken, pretrain=None), None
-    monkeypatch.setattr(training, "SNAPSHOT_SECONDS", 0.0)
-    monkeypatch.setattr(PublicBatches, "rows", dying)
-    with pytest.raises(RuntimeError, match="dies"):
-        chain._run_pretrain(*afresh)
-    assert [step for name, step in seen if name == "central"] == [0, 1, 2]
-    seen.clear()
-
-    def going_on(self, loss, step):
-        seen.append((self._name, step))
-        return rows(self, loss, step)
-
-    monkeypatch.setattr(PublicBatches, "rows", going_on)
-    resumed = chain._run_pretrain(*afresh)
-    # Snapshots take at most a twentieth of the time, so the last step may have none.
-    assert seen in ([("frequency", step) for step in range(first, 4)] for first in (1, 2))
-    assert store.tags(resumed.run_id)["dpib.inputs"] == unbroken.query.run_id
-    ends = [checkpoint.load(store.fetch(r, str(FINAL)))["denoiser"] for r in (resumed.run_id, unbroken.pretrain.run_id)]
-    assert all(torch.equal(ends[0][name], value) for name, value in ends[1].items())
-
-
 def test_a_plan_that_the_budget_cannot_hold_is_refused_before_anything_is_asked(store, pro):
     config, card = pro(lessons__1__noise_multiplier="0.05")
     with pytest.raises(UserError, match="nothing of the budget epsilon = 10 is left"):
         run_main(config, card, store)
     assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
-
-
-def test_a_query_is_charged_before_its_noise_is_drawn(store, pro, monkeypatch):
-    config, card = pro()
-    found, normal = [], NoiseSource.normal
-
-    def looking(self, shape):
-        (ledger,) = tuple(asking_folder.rglob("ledger.json"))
-        found.append([e.id for e in Account.parse(ledger.read_text()).events])
-        return normal(self, shape)
-
-    from dpib.data.catalog import home
-
-    asking_folder = home() / "work"
-    monkeypatch.setattr(NoiseSource, "normal", looking)
-    run_query(config, card, store)
-    assert found == [["train/central"], ["train/central"], ["train/central", "train/frequency"]]
 
 
 def test_what_was_queried_is_not_public(store, pro):

@@ -2,6 +2,8 @@
 
 import mlflow
 
+from dpib.privacy.ledger import LEDGER, Account
+
 
 def children(run):
     found = mlflow.search_runs(
@@ -17,3 +19,7 @@ def artifacts(run_id, folder=""):
     for item in client.list_artifacts(run_id, folder):
         found |= artifacts(run_id, item.path) if item.is_dir else {item.path}
     return found
+
+
+def ledger_of(store, run):
+    return Account.parse(store.fetch(run, str(LEDGER)).read_text())

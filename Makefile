@@ -52,4 +52,9 @@ $(VENV)/bin/uv:
 
 $(STAMP): requirements.lock $(VENV)/bin/uv
 	$(VENV)/bin/uv pip sync --quiet --require-hashes --python $(VENV)/bin/python requirements.lock
+	test -e mlflow.db || $(MAKE_STORE)
 	touch $@
+
+# Several first `mlflow run` at once would trip over each other while each makes the tables.
+MAKE_STORE = { rm -f mlflow.db-new; mlflow db upgrade sqlite:///mlflow.db-new 2> $(VENV)/store.log && \
+	mv mlflow.db-new mlflow.db; }

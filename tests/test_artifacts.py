@@ -2,6 +2,9 @@
 
 import shutil
 
+import pytest
+
+from dpib.errors import UserError
 from dpib.tracking import Store
 
 
@@ -21,6 +24,20 @@ def test_a_run_that_lost_a_file_is_not_intact(tracking_uri, tmp_path):
     assert store.intact(run)
     store.fetch(run, "gen/gen.npz").unlink()
     assert not store.intact(run)
+
+
+def test_what_a_run_lost_what_it_has_not_yet_and_what_it_never_had_are_three_things(tracking_uri, tmp_path):
+    store = Store(tracking_uri)
+    run = finished(store, tmp_path)
+    store.fetch(run, "gen/gen.npz").unlink()
+    with pytest.raises(UserError, match=r"has lost its artifact gen/gen\.npz \(put it back, or give the command"):
+        store.fetch(run, "gen/gen.npz")
+    with pytest.raises(UserError, match=r"a generate run, has no artifact report\.json"):
+        store.fetch(run, "report.json")
+    stopped = store.begin(store.experiment("toy", "Toy"), "r", {"dpib.stage": "train"}, None)
+    stopped.finish("FAILED")
+    with pytest.raises(UserError, match=r"is failed and has no artifact gen/gen\.npz yet"):
+        store.fetch(stopped.id, "gen/gen.npz")
 
 
 def test_a_store_that_was_moved_finds_its_artifacts_and_writes_where_it_is(blank_store, tmp_path, monkeypatch, capsys):

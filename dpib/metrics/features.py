@@ -1,7 +1,7 @@
 """Image embeddings for fidelity metrics: one pass over the images, shared by all metrics, cached by content."""
 
 import hashlib
-import tempfile
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,17 +81,15 @@ def inception_embedding(weights: Path | None, device: torch.device) -> Embedding
         network = FeatureExtractorInceptionV3("inception-v3-compat", names)
     else:
         state = read_weights(weights)
-        # torch-fidelity unpickles whatever file it is given: hand it one that holds tensors and nothing else.
-        with tempfile.TemporaryDirectory(prefix="dpib-") as folder:
-            copy = Path(folder) / "inception.pth"
-            torch.save(state, copy)
-            try:
-                network = FeatureExtractorInceptionV3(
-                    "inception-v3-compat", names, feature_extractor_weights_path=str(copy)
-                )
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{weights} does not hold torch-fidelity's Inception weights: {reason}") from None
+        # torch-fidelity unpickles whatever it is given: give it tensors and nothing else, in memory.
+        safe = io.BytesIO()
+        torch.save(state, safe)
+        safe.seek(0)
+        try:
+            network = FeatureExtractorInceptionV3("inception-v3-compat", names, feature_extractor_weights_path=safe)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{weights} does not hold torch-fidelity's Inception weights: {reason}") from None
     head = bool(torch.isfinite(network.fc.weight).all())
     identity = _digest(network.state_dict())
     # Two changes that leave the features as they are but for rounding (below 1e-5) and almost halve the time on CPUs.

@@ -11,6 +11,7 @@ import torch
 from dpib import registry, seeding
 from dpib.config import Config
 from dpib.data.catalog import home
+from dpib.errors import is_full
 from dpib.images import Images
 from dpib.metrics.features import (
     Embedding,
@@ -108,6 +109,8 @@ def choose_embedding(config: Config, device: torch.device, log: Log) -> Embeddin
     try:
         return inception_embedding(weights_file(weights) if weights else None, device)
     except (URLError, OSError) as error:
+        if is_full(error):  # then nothing else would fit either, and what stands in were no cure
+            raise
         log.say(
             f"evaluate: warning: no Inception weights ({error}): FID and the like are NOT computed. A random "
             "embedding stands in under the names fidelity_random/*; give -P eval.inception_weights=<file>"

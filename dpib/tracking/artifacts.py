@@ -7,7 +7,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from dpib.errors import UserError
+from dpib.errors import UserError, is_full
 from dpib.tracking.patience import Patient
 from dpib.tracking.run import ARTIFACTS
 
@@ -16,7 +16,7 @@ def fetch(client: Patient, run_id: str, artifact: str) -> Path:
     """Return a local path of a run's artifact, downloading it if the store is elsewhere.
 
     Raises:
-        UserError: when the run has no such artifact.
+        UserError: when the run has lost that artifact, or never had one; when the disk is too full to download it.
     """
     try:
         root = _local_root(client, run_id)
@@ -26,7 +26,23 @@ def fetch(client: Patient, run_id: str, artifact: str) -> Path:
             raise FileNotFoundError(root / artifact)
         return root / artifact
     except (MlflowException, OSError) as error:
-        raise UserError(f"run {run_id} has no artifact {artifact}: {str(error).splitlines()[0]}") from None
+        if is_full(error):
+            raise
+        raise UserError(f"{_missing(client, run_id, artifact)}: {str(error).splitlines()[0]}") from None
+
+
+def _missing(client: Patient, run_id: str, artifact: str) -> str:
+    """Say whether a run that has no such artifact had it once: then it was deleted, and the run can be made again."""
+    run = client.get_run(run_id)
+    stage = run.data.tags.get("dpib.stage", "no")
+    if artifact in run.data.tags.get(ARTIFACTS, "").splitlines():
+        return (
+            f"run {run_id} has lost its artifact {artifact} (put it back, or give the command that made this "
+            f"{stage} run again, and then the new run's id)"
+        )
+    if run.info.status != "FINISHED":
+        return f"run {run_id} is {run.info.status.lower()} and has no artifact {artifact} yet (let it finish first)"
+    return f"run {run_id}, a {stage} run, has no artifact {artifact}"
 
 
 def intact(client: Patient, run_id: str) -> bool:

@@ -1,7 +1,6 @@
 """The commands as a shell sees them: one-line refusals, summaries, files given by path."""
 
 import errno
-import importlib
 import re
 import shutil
 from types import SimpleNamespace
@@ -9,19 +8,10 @@ from types import SimpleNamespace
 import mlflow
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from safetensors import SafetensorError
 
 from entrypoints import cli
-
-
-def call(name, *arguments):
-    module = importlib.import_module(f"entrypoints.{name}")
-    return CliRunner().invoke(module.main, [str(a) for a in arguments])
-
-
-def flags(tiny):
-    return [f"--{key}={value}" for key, value in tiny.items()]
+from tests.entrypoints.calling import call, flags, last_line, run_id
 
 
 def test_overrides_are_read_in_both_spellings():
@@ -61,10 +51,6 @@ def test_main_prints_what_it_did(tiny, tracking_uri):
 
 
 def test_stages_chain_on_the_command_line(tiny, tracking_uri, tmp_path):
-    def run_id(result):
-        assert result.exit_code == 0, result.output
-        return result.output.rpartition(" run ")[2].split()[0]
-
     trained = run_id(call("train", *flags(tiny)))
     generated = run_id(call("generate", "--train_run", trained))
     judged = call("evaluate", "--generate_run", generated)
@@ -108,12 +94,6 @@ def test_ui_without_runs_says_what_to_do(tracking_uri):
     result = call("ui")
     assert result.exit_code == 1
     assert "no runs at" in result.output
-
-
-def last_line(result):
-    assert result.exit_code == 1
-    assert "Traceback" not in result.output
-    return result.output.strip().splitlines()[-1]
 
 
 def test_what_nobody_foresaw_is_one_line_and_its_traceback_a_private_file(tracking_uri, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Features and fidelity metrics against closed forms, and what happens where weights cannot be had."""
 
 import math
+import tempfile
 
 import pytest
 import torch
@@ -117,8 +118,9 @@ def inception_state():
     return state
 
 
-def test_local_inception_weights_without_a_head(tmp_path, inception_state):
+def test_local_inception_weights_without_a_head(tmp_path, inception_state, monkeypatch):
     torch.save(inception_state, tmp_path / "w.pth")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))  # nothing is written to load them
     embedding = inception_embedding(tmp_path / "w.pth", CPU)
     assert embedding.prefix == "fidelity"
     assert not embedding.has_logits

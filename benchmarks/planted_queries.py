@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.planted_faults import Patch
+from benchmarks.planted import Patch
 from dpib.chain import Before
 from dpib.diffusion.lessons.central import CentralLesson, ClassSums
 from dpib.diffusion.lessons.selected import Votes

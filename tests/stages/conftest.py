@@ -1,5 +1,7 @@
 """A tracking store, and main runs on the bundled digits."""
 
+import shutil
+
 import mlflow
 import pytest
 
@@ -12,6 +14,26 @@ from tests.conftest import PRIVIMAGE, PRO, TINY_DIFFUSION
 @pytest.fixture
 def store(tracking_uri):
     return Store(tracking_uri)
+
+
+ONE = {"eval.classifiers.wrn": "none", "eval.schedule.epochs": "1", "generate.images": "60"}
+
+
+@pytest.fixture
+def data_root(tmp_path, digits_root, monkeypatch):
+    """Return a data root of the test's own that holds the digits and the glyphs."""
+    copy = tmp_path / "own-data"
+    shutil.copytree(digits_root, copy)
+    monkeypatch.setenv("DPIB_DATA", str(copy))
+    return copy
+
+
+@pytest.fixture
+def small(tiny):
+    def make(**changed):
+        return compose({**tiny, **ONE, **{k.replace("__", "."): str(v) for k, v in changed.items()}})
+
+    return make
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from pydantic import Field
 from dpib.config import Config, layered
 from dpib.config.compose import find_method, merge, typed
 from dpib.config.reach import source_digest
+from dpib.config.sense import require_pretraining
 from dpib.data.catalog import Card
-from dpib.errors import UserError
+from dpib.errors import Faults, UserError
 from dpib.pipeline import run_main
 from dpib.section import Positive, Section, Text, parse_value, read_yaml, validated
 from dpib.sweeps.launch import local_workers
@@ -80,11 +81,17 @@ def resolve(suite: Suite) -> list[Cell]:
     """Return all cells, so that a misspelt one is refused before the first is run.
 
     Raises:
-        UserError: for an unknown method, data set or key.
+        UserError: for an unknown method, data set or key, and for cells that lack their public images.
     """
     for method in suite.methods:
         find_method(method)
-    return [Cell(*layered(values)) for values in cells(suite)]
+    found = [Cell(*layered(values)) for values in cells(suite)]
+    faults = Faults()
+    for cell in found:
+        with faults.caught():
+            require_pretraining(cell.config, started=False)
+    faults.refuse()
+    return found
 
 
 def launch(suite: Suite, store: Store, url: str, run_id: str, workers: int) -> tuple[Study, Progress]:

@@ -87,7 +87,7 @@ def test_oracle_diagnostics_appear_only_when_asked_for(go):
     assert "passing proves nothing" in statement
 
 
-def test_training_images_that_are_public_too_are_counted_for_the_oracle(go, digits_root, tmp_path, monkeypatch):
+def test_training_images_that_are_public_too_are_counted_for_the_oracle(go, digits_root, tmp_path, monkeypatch, capsys):
     root = tmp_path / "own-data"
     shutil.copytree(digits_root, root)
     monkeypatch.setenv("DPIB_DATA", str(root))
@@ -100,6 +100,18 @@ def test_training_images_that_are_public_too_are_counted_for_the_oracle(go, digi
     _, run = go(oracle="true", public="glyphs_28", public_overlap="declared", eval__classifiers__wrn="none")
     judged = children(run)["evaluate"]
     assert judged.data.metrics["oracle/public_duplicates"] == 9  # of those that are trained on
+    assert "9 training images are in glyphs_28, which is taken as public" in capsys.readouterr().err
+
+
+def test_nothing_is_said_of_what_is_in_order(go, store, capsys):
+    _, run = go(oracle="true", public="glyphs_28", eval__classifiers__wrn="none")
+    judged = children(run)["evaluate"]
+    assert judged.data.metrics["oracle/public_duplicates"] == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "evaluate: warning" in line]
+    assert not [line for line in said if "taken as public" in line or "says nothing" in line]
+    report = json.loads(store.fetch(judged.info.run_id, "report.json").read_text())
+    assert report["embedding"]["prefix"] == "fidelity_random"
+    assert report["absent"] == {}
 
 
 def test_oracle_diagnostics_are_figures_on_real_images(go):

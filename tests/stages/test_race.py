@@ -3,6 +3,7 @@
 import shutil
 from types import SimpleNamespace
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from dpib.data.synthetic import read_gen
 from dpib.distributed import World
 from dpib.errors import UserError
 from dpib.follower import SilentLog
+from dpib.images import Images
 from dpib.pipeline import run_evaluate, run_main
 from dpib.privacy.vault import Vault
 from dpib.stages import evaluate as evaluation
@@ -161,3 +163,23 @@ def test_classifiers_that_do_not_exist_are_refused_when_read(tiny, key, value, s
     kept = {k: v for k, v in tiny.items() if not k.startswith(key)}
     with pytest.raises(UserError, match=says):
         compose({**kept, key: value})
+
+
+def test_synthetic_images_that_train_and_those_held_out_are_apart(tiny):
+    images = Images(torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1), torch.zeros(100, dtype=torch.int64))
+    for most, expected in ((None, 80), (30, 30)):
+        config, _ = compose({**tiny, "eval.syn_holdout": "0.2", "eval.images": str(most).lower()})
+        fitted, held = judge.hold_out(config, images)
+        assert (len(fitted), len(held)) == (expected, 20)
+        assert not set(fitted.x.flatten().tolist()) & set(held.x.flatten().tolist())
+
+
+def test_curves_and_lines_of_every_epoch_are_told(store, tiny, gen, capsys):
+    config, card = compose({**tiny, "eval.mode": "syn", "eval.classifiers.wrn": "none"})
+    run = run_evaluate(config, card, store, gen, "x").run_id
+    for name in ("loss", "synthetic_accuracy"):
+        points = mlflow.MlflowClient().get_metric_history(run, f"utility/resnet/{name}")
+        assert [point.step for point in points] == [0, 1]
+    said = capsys.readouterr().err
+    assert all(f"evaluate: resnet epoch {number}: loss" in said for number in (1, 2))
+    assert "resnet epoch 0" not in said

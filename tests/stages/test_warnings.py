@@ -6,8 +6,10 @@ import pytest
 
 from dpib.chain import run_train
 from dpib.config import compose
+from dpib.data.catalog import Counts, Sizes, find_card
 from dpib.errors import UserError
 from dpib.pipeline import run_evaluate, run_main
+from dpib.stages.evaluate import one_class
 from dpib.stages.fidelity import require_weights
 from dpib.upstream import file_digest
 
@@ -52,3 +54,13 @@ def test_weights_that_are_needed_and_not_there_are_refused_before_the_first_stag
     with pytest.raises(UserError, match=r"/nowhere\.pth do not exist"):
         run_main(config, card, store)
     assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
+
+
+def test_an_accuracy_that_one_class_explains_says_nothing(digits_root):
+    counts = Counts(train=[50, 50], test=[2000, 500])
+    digits = find_card("digits_28", digits_root)
+    card = digits.model_copy(update={"sizes": Sizes(train=100, test=2500), "counts": counts, "classes": ["a", "b"]})
+    # Two standard errors of 80 % of 2,500 images are 1.6 points.
+    assert "80.0 % of the test images are of class 'a' alone" in one_class(card, 81.5)
+    assert one_class(card, 81.7) is None
+    assert one_class(card, None) is None

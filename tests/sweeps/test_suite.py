@@ -40,6 +40,7 @@ def test_the_command_line_is_laid_over_every_cell_and_seeds_vary_slowest():
         ({"suite.methods": "[dp-merv]"}, "did you mean 'dp-merf'"),
         ({"suite.sed": "[1]"}, "unknown key 'sed'"),
         ({"train.lrr": "1"}, "did you mean 'train.lr'"),
+        ({"suite.methods": "[dp-merf, pdp-diffusion]"}, "pdp-diffusion goes on from public images: give -P public="),
     ],
 )
 def test_a_misspelt_suite_is_refused_before_anything_runs(overrides, says):

@@ -23,7 +23,7 @@ from tests.stages.tracked import artifacts, children, ledger_of
 
 
 def test_the_ledger_is_the_closed_form_of_query_and_training(store, pro):
-    config, card = pro()
+    config, card = pro(accountant="pld")
     result = run_main(config, card, store)
     account = ledger_of(store, result.run_id)
     told = [(e.id, e.sigma, e.rate, e.count) for e in account.events if e.scope == "train"]
@@ -167,7 +167,7 @@ def test_priced_is_what_a_query_costs(pro):
     from dpib.sensitive import fresh_account
     from dpib.stages.solving import training_plan
 
-    config, card = pro()
+    config, card = pro(accountant="pld")
     fresh = fresh_account(config, card)
     charges = asking.asked(training_plan(config, card, fresh))
     account = asking.priced(fresh, charges)

@@ -51,14 +51,8 @@ def go(store, tiny):
 def tiny_of(tiny, recipe, **changed):
     common = {k: v for k, v in tiny.items() if k.startswith(("generate", "eval"))}
     diffusion = {k: v for k, v in TINY_DIFFUSION.items() if k != "epsilon"}
-    return {
-        **common,
-        **diffusion,
-        "epsilon": "10",
-        "accountant": "rdp",
-        **recipe,
-        **{k.replace("__", "."): v for k, v in changed.items()},
-    }
+    told = {k.replace("__", "."): v for k, v in changed.items()}
+    return {**common, **diffusion, "epsilon": "10", "accountant": "rdp", **recipe, **told}
 
 
 @pytest.fixture

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dpib import checkpoint
-from dpib.chain import Start, run_generate, run_pretrain, run_train
+from dpib.chain import Start, run_before, run_generate, run_part, run_pretrain, run_train
 from dpib.errors import UserError
 from dpib.stages.build import FINAL
 from dpib.stages.generate import GEN
@@ -24,6 +25,26 @@ def test_a_public_set_that_is_the_sensitive_one_is_refused(small, store, data_ro
     name = {"card": str(tmp_path / "card.yaml"), "folder": str(data_root / "digits_28")}.get(public, public)
     with pytest.raises(UserError, match=r"the sensitive data set itself|holds exactly the images"):
         run_pretrain(*small(public=name), store)
+
+
+@pytest.mark.parametrize(
+    ("go", "public"),
+    [(partial(run_part, "semantics"), "digits_28"), (run_before, "digits_28"), (run_before, "copy")],
+    ids=["part", "all before training", "all before training, under another name"],
+)
+def test_nothing_before_a_training_learns_from_the_sensitive_images(privimage, store, data_root, go, public):
+    own_set(data_root, "copy", "digits_28", slice(None, None, -1))
+    with pytest.raises(UserError, match=r"the sensitive data set itself|holds exactly the images"):
+        go(*privimage(public=public), store)
+
+
+def test_a_folder_of_the_sensitive_images_is_no_public_set(small, store, data_root, tmp_path):
+    with np.load(data_root / "digits_28" / "train.npz") as content:
+        for i, (image, label) in enumerate(zip(content["images"], content["labels"], strict=True)):
+            (tmp_path / "mine" / str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.squeeze()).save(tmp_path / "mine" / str(label) / f"{i:05}.png")
+    with pytest.raises(UserError, match=r"some images of digits_28 are in mine too|holds exactly the images"):
+        run_pretrain(*small(public=str(tmp_path / "mine")), store)
 
 
 def test_a_pretraining_on_the_sensitive_images_is_refused_by_their_training(small, store):

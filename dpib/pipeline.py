@@ -24,7 +24,7 @@ from dpib.stages.evaluate import evaluate
 from dpib.stages.fidelity import require_weights
 from dpib.stages.generate import GEN, SAMPLE, require_memory
 from dpib.stages.judge import require_enough
-from dpib.stages.solving import require_budget
+from dpib.stages.solving import require_budget, require_proportions
 from dpib.tracking import Run, Store
 
 
@@ -111,6 +111,7 @@ def run_main(config: Config, card: Card, store: Store, start: Start | None = Non
     require_pretraining(config, begun)
     require_memory(config, card)
     require_enough(config, config.generate.images)
+    require_proportions(config, card)
     require_budget(config, card, begun)
 
     def work(context: Context, run: Run | None) -> dict[str, float]:

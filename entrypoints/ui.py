@@ -32,7 +32,7 @@ def main(port: int) -> None:
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     # A group of its own: the server starts others, and all of them end with this command.
     server = subprocess.Popen(command(store.uri, port), env=environment, start_new_session=True)
-    with _ending(server):
+    with _survived_by_none(server), _ending(server):
         while not _answers(port):
             if server.poll() is not None:
                 raise UserError(f"MLflow's server ended with status {server.returncode}; what it said stands above")
@@ -47,6 +47,15 @@ def command(uri: str, port: int) -> list[str]:
     # A page elsewhere that makes the browser call this server under another name is turned away.
     words += ["--allowed-hosts", f"127.0.0.1:{port},localhost:{port}", "--workers", "1"]
     return [sys.executable, "-m", *words]
+
+
+@contextmanager
+def _survived_by_none(server: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the server and what it started once this process is gone, killed by -9 as well."""
+    # Nobody writes to the pipe: reading ends when its other end is closed, by whatever ends this process.
+    words = ["sh", "-c", 'read -r _; kill -TERM "-$1"', "sh", str(server.pid)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
+        yield
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class MeanEmbedding:
     def plan(self, n: int) -> tuple[Charge, ...]:
         """Return the one release; its sigma is calibrated unless the recipe fixes it."""
         label = "sum of random features of every image, by class, with the class counts"
-        return (Charge("embedding", "gaussian", label, sigma=self.settings.train.noise_multiplier),)
+        return (Charge("embedding", "gaussian", label, sigma=self.settings.train.noise_multiplier, counts=True),)
 
     def query(self, vault: Vault, log: Log) -> None:
         """Do nothing: the plan has no query."""

@@ -44,7 +44,8 @@ class Charge:
     A Gaussian charge without sigma is free: calibration chooses it (see `calibrate.solve`). `rate` is the
     sampling probability of a record, `count` the number of times that the mechanism runs. `base` are the
     charges of one trial of a `random_stopping` selection. `stage` says when a synthesizer makes it: in a query before
-    pretraining, or in training itself.
+    pretraining, or in training itself. `counts` says that the release tells how the classes are shared out, so that
+    images can be drawn by `generate.labels=estimated`.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Charge:
     base: "tuple[Charge, ...]" = ()
     stopping: Stopping | None = None
     stage: When = "train"
+    counts: bool = False
 
     @property
     def free(self) -> bool:

@@ -35,6 +35,19 @@ def require_budget(config: Config, card: Card, begun: bool = False) -> None:
     account.require(plan.events("train", account.scopes["train"], account.relation))
 
 
+def require_proportions(config: Config, card: Card) -> None:
+    """Refuse to draw labels by proportions that no release of the method tells, before anything is trained.
+
+    Raises:
+        UserError: when the plan has no such release.
+    """
+    if config.generate.labels != "estimated":
+        return
+    plan = make(config, card, torch.device("cpu")).plan(fresh_account(config, card).scopes["train"])
+    if not any(charge.counts for charge in plan):
+        raise UserError(f"{config.method} releases no class proportions: use generate.labels=balanced")
+
+
 def calibrated(
     synthesizer: Synthesizer, account: Account, stages: tuple[When, ...] = ("query", "train")
 ) -> tuple[Charge, ...]:

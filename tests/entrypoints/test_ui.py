@@ -32,7 +32,7 @@ def test_a_port_that_is_taken_is_passed_over():
         assert port < ui.free_from(port) < port + 100
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_the_server_ends_with_the_command(root, tracking_uri, how):
     store = Store(tracking_uri)
     store.begin(store.experiment("toy", "Toy"), "r", {"dpib.stage": "main"}, None).finish()
@@ -44,7 +44,8 @@ def test_the_server_ends_with_the_command(root, tracking_uri, how):
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) == 0
     process.send_signal(how)
-    assert process.wait() == 128 + how
+    assert process.wait() == (-how if how == signal.SIGKILL else 128 + how)
+    process.stdout.read()  # until the last process that could write to it has ended
     process.stdout.close()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0

@@ -8,7 +8,7 @@ import torch
 from dpib.chain import run_generate, run_pretrain, run_train
 from dpib.config import compose
 from dpib.errors import UserError
-from dpib.pipeline import run_prepare
+from dpib.pipeline import run_main, run_prepare
 from dpib.privacy.ledger import Account
 from dpib.stages.generate import GEN
 from dpib.tracking import Store
@@ -112,6 +112,13 @@ def test_labels_follow_the_released_proportions(store, tiny):
         counts = np.bincount(content["y"], minlength=10)
     assert counts.sum() == 500
     assert counts.min() > 20
+
+
+def test_proportions_that_no_release_tells_are_refused_before_the_first_stage(store, pro):
+    with pytest.raises(UserError, match=r"releases no class proportions: use generate\.labels=balanced"):
+        run_main(*pro(generate__labels="estimated"), store)
+    with pytest.raises(UserError, match="no runs at"):
+        store.newest_experiment()
 
 
 def test_public_pretraining_is_a_stage_of_its_own_and_costs_nothing(go, store):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpib.draws import Draws
 from dpib.privacy.audit.canaries import audit_canaries
 from dpib.privacy.audit.counts import audit_counts
 from dpib.privacy.audit.findings import Finding
@@ -41,9 +42,8 @@ class Noisy:
 
     multiplicity = 4
 
-    def rows(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        noise = torch.randn(4, *x.shape[1:], generator=generator)
-        return x.float() / 255 + noise, y.expand(4)
+    def rows(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, ...]:
+        return x[:, None].float() / 255 + draws.normal(4, *x.shape[1:]), y[:, None].expand(-1, 4)
 
     def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
         return F.cross_entropy(model(rows[0]), rows[1], reduction="none")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dpib.config import compose
 from dpib.diffusion.loss import DenoisingLoss
 from dpib.diffusion.settings import DiffusionSettings
+from dpib.draws import Draws
 from dpib.nn.denoiser import Denoiser
 from dpib.privacy.per_record.base import RecordLoss
 
@@ -42,12 +43,12 @@ class Denoising:
     def __init__(self, multiplicity: int) -> None:
         self.multiplicity = multiplicity
 
-    def rows(self, x: Tensor, y: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        """Return K rows for every record of `x`, those of one record together."""
+    def rows(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, ...]:
+        """Return K rows for every record of `x`."""
         k = self.multiplicity
-        images = (x.float() / 127.5 - 1).repeat_interleave(k, 0)
-        levels = torch.exp(-1.2 + 1.2 * torch.randn(len(images), generator=generator))
-        return images, levels, torch.randn(images.shape, generator=generator), y.repeat_interleave(k)
+        noise = draws.normal(k, *x.shape[1:])
+        images = (x.float() / 127.5 - 1)[:, None].expand_as(noise)
+        return images, torch.exp(-1.2 + 1.2 * draws.normal(k)), noise, y[:, None].expand(-1, k)
 
     def per_row(self, model: nn.Module, x: Tensor, levels: Tensor, noise: Tensor, y: Tensor) -> Tensor:
         level = levels[:, None, None, None]

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.denoising import workload
 from dpib.distributed import World
+from dpib.draws import Draws
 from dpib.images import Images
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import GradientSpec, Strategy, prepare
@@ -68,8 +70,22 @@ def step(name: str, work: Work) -> Callable[[], None]:
     return run
 
 
+class _Bare:
+    """The draws of published code: torch's own, for the whole batch at once."""
+
+    def __init__(self, records: int) -> None:
+        self._records = records
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.rand(self._records, *shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(self._records, *shape)
+
+
 def _drawn(images: Images, loss: RecordLoss, device: torch.device) -> list[Tensor]:
-    return [row.to(device) for row in loss.rows(images.x, images.y, torch.default_generator)]
+    rows = loss.rows(images.x, images.y, cast(Draws, _Bare(len(images))))
+    return [row.flatten(0, 1).to(device) for row in rows]
 
 
 def _exact(images: Images, loss: RecordLoss, model: nn.Module, device: torch.device) -> Iterator[list[Tensor]]:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from dpib import checkpoint, seeding
 from dpib.checkpoint import State
+from dpib.draws import Draws
 from dpib.images import Images, from_unit
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import GradientSpec
@@ -43,9 +44,9 @@ class Loss:
 
     multiplicity = 2
 
-    def rows(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def rows(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, ...]:
         clean = x.float().flatten(1) / 255
-        return (clean + 0.1 * torch.randn(2, clean.shape[1], generator=generator),)
+        return (clean[:, None] + 0.1 * draws.normal(2, clean.shape[1]),)
 
     def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
         return F.mse_loss(model(rows[0]), rows[0], reduction="none").mean(1)

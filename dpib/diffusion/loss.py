@@ -1,5 +1,6 @@
 """The denoising loss, drawn K times per record (Karras et al. 2022; Dockhorn et al.: DPDM, TMLR 2023)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dpib.diffusion.preconditioning import denoised, loss_weight
+from dpib.draws import Draws
 from dpib.images import to_unit
 from dpib.section import Section
 
@@ -17,6 +19,11 @@ class LossSettings(Section):
     p_mean: float = Field(default=-1.2, description="mean of the logarithm of the noise level")
     p_std: float = Field(default=1.2, gt=0, description="its standard deviation")
     label_dropout: float = Field(default=0.1, ge=0, le=1, description="share of records that lose their label")
+
+
+def signed(x: Tensor) -> Tensor:
+    """Return uint8 images as pixels in [-1, 1]."""
+    return 2 * to_unit(x) - 1
 
 
 @dataclass(frozen=True)
@@ -30,29 +37,32 @@ class DenoisingLoss:
         settings: the distribution of noise levels, and the label dropout.
         null: the label that means "no class".
         multiplicity: K.
+        encode: brings images uint8 [b, c, h, w] to the space that is learnt in, each from itself alone.
     """
 
     settings: LossSettings
     null: int
     multiplicity: int = 1
+    encode: Callable[[Tensor], Tensor] = signed
 
-    def rows(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Draw K rows of each record, a record's rows one after the other.
+    def rows(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw K rows of each record.
 
         Args:
             x: uint8 [b, c, h, w].
             y: int64 [b].
-            generator: a CPU generator.
+            draws: of these records.
 
         Returns:
-            clean images in [-1, 1], noise (both [b K, c, h, w]), noise levels [b K], labels int64 [b K].
+            encoded images, noise (both [b, K, ...]), noise levels [b, K], labels int64 [b, K].
         """
-        dropped = torch.rand(len(y), generator=generator) < self.settings.label_dropout
-        labels = torch.where(dropped, self.null, y).repeat_interleave(self.multiplicity)
-        clean = (2 * to_unit(x) - 1).repeat_interleave(self.multiplicity, 0)
-        level = self.settings.p_mean + self.settings.p_std * torch.randn(len(labels), generator=generator)
-        noise = torch.randn(clean.shape, generator=generator)
-        return clean, noise, level.exp(), labels
+        k = self.multiplicity
+        dropped = draws.uniform() < self.settings.label_dropout
+        labels = torch.where(dropped, self.null, y)[:, None].expand(-1, k)
+        level = self.settings.p_mean + self.settings.p_std * draws.normal(k)
+        clean = self.encode(x)
+        noise = draws.normal(k, *clean.shape[1:])
+        return clean[:, None].expand_as(noise), noise, level.exp(), labels
 
     def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
         """Return one loss per row, float [rows]."""

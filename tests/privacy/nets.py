@@ -21,12 +21,14 @@ class Denoise:
         self.multiplicity, self.scale, self.layout = multiplicity, scale, layout
         self.drawn = []
 
-    def rows(self, x, y, generator):
-        self.drawn.append(int(x[0, 0, -1, -1]))
+    def rows(self, x, y, draws):
+        self.drawn += x[:, 0, -1, -1].tolist()
+        k = self.multiplicity
         marked = x[:, 0, 0, 0] == 255
-        weight = torch.where(marked, torch.tensor(self.scale), torch.ones(1)).expand(self.multiplicity)
-        clean = (x.float() / 127.5 - 1).expand(self.multiplicity, -1, -1, -1)
-        return clean, torch.randn(clean.shape, generator=generator), y.expand(self.multiplicity), weight
+        weight = torch.where(marked, torch.tensor(self.scale), torch.ones(1))[:, None].expand(-1, k)
+        noise = draws.normal(k, *x.shape[1:])
+        clean = (x.float() / 127.5 - 1)[:, None].expand_as(noise)
+        return clean, noise, y[:, None].expand(-1, k), weight
 
     def per_row(self, model, clean, noise, y, weight):
         output = model((clean + noise).contiguous(memory_format=self.layout), y)

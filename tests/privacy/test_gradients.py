@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from dpib.draws import Draws
 from dpib.images import Images
 from dpib.privacy.per_record.autotune import STRATEGIES
 from dpib.privacy.rng import NoiseSource
@@ -89,8 +90,8 @@ def test_distinct_records_stay_apart_with_several_draws(make_vault):
 class Fixed(Denoise):
     """Draws that follow from the image alone."""
 
-    def rows(self, x, y, generator):
-        return super().rows(x, y, torch.Generator().manual_seed(int(x.sum())))
+    def rows(self, x, y, draws):
+        return super().rows(x, y, Draws(0, x.flatten(1).sum(1)))
 
 
 def test_noise_has_the_charged_scale_on_every_parameter(make_vault):

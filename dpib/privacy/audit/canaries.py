@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from dpib.distributed import World
+from dpib.draws import Draws
 from dpib.images import Images
 from dpib.privacy import accounting
 from dpib.privacy.audit import records, statistics
@@ -49,12 +50,12 @@ class _Shout:
     def __init__(self, canaries: int, multiplicity: int) -> None:
         self.canaries, self.multiplicity = canaries, multiplicity
 
-    def rows(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def rows(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, ...]:
         """Return the record's coordinate and its factor, K times."""
-        index = int(x.flatten()[0]) * 256 + int(x.flatten()[1])
-        factor = torch.nan if index == _NOBODY else 1e3
-        k = self.multiplicity
-        return torch.full((k,), index % self.canaries), torch.full((k,), factor)
+        high, low = x.flatten(1)[:, :2].long().unbind(1)
+        index = high * 256 + low
+        factors = torch.full((len(x),), 1e3).masked_fill(index == _NOBODY, torch.nan)
+        return tuple(row[:, None].expand(-1, self.multiplicity) for row in (index % self.canaries, factors))
 
     def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
         """Return the parameter times the factor."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dpib import seeding
 from dpib.distributed import World
+from dpib.draws import Draws
 from dpib.images import Images
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account, Ledger
@@ -83,10 +84,11 @@ class NullableLoss:
         self._factors = factors or {}
         self.multiplicity = loss.multiplicity
 
-    def rows(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Return the loss's rows and one of factors, float [K]."""
-        factor = torch.nan if bool(is_null(x)) else self._factors.get(x.numpy().tobytes(), 1.0)
-        return (*self._loss.rows(x, y, generator), torch.full((self.multiplicity,), factor))
+    def rows(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, ...]:
+        """Return the loss's rows and one of factors, float [b, K]."""
+        named = torch.tensor([self._factors.get(image.tobytes(), 1.0) for image in x.cpu().numpy()])
+        factors = named.to(x.device).masked_fill(is_null(x), torch.nan)
+        return (*self._loss.rows(x, y, draws), factors[:, None].expand(-1, self.multiplicity))
 
     def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
         """Return the loss's rows times their factors."""

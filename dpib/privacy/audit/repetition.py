@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from dpib.draws import Draws
 from dpib.privacy.audit import canaries, records, statistics
 from dpib.privacy.audit.findings import Finding
 from dpib.privacy.audit.noise import audit_noise
@@ -82,10 +83,10 @@ class _Silent:
 
     multiplicity = 1
 
-    def rows(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def rows(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, ...]:
         """Return one row, and a factor that is not a number for null records."""
-        factor = torch.nan if records.is_null(x) else 1.0
-        return torch.ones(1, _WIDTH), torch.full((1,), factor)
+        factors = torch.ones(len(x), 1).masked_fill(records.is_null(x)[:, None], torch.nan)
+        return torch.ones(len(x), 1, _WIDTH), factors
 
     def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
         """Return the model's output times the factor."""

@@ -6,6 +6,8 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from dpib.draws import Draws
+
 
 class RecordLoss(Protocol):
     """The loss of one record: the mean over `multiplicity` noise draws (Dockhorn et al. 2023, DPDM)."""
@@ -14,8 +16,17 @@ class RecordLoss(Protocol):
     def multiplicity(self) -> int:
         """The number K of noise draws per record."""
 
-    def rows(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw the K rows of one record: `x` uint8 [1, c, h, w], `y` int64 [1] -> tensors [K, ...]."""
+    def rows(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, ...]:
+        """Draw the K rows of every record, from the record and its draws alone.
+
+        Args:
+            x: uint8 [b, c, h, w].
+            y: int64 [b].
+            draws: of these records, on their device.
+
+        Returns:
+            tensors [b, K, ...].
+        """
 
     def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
         """Return one loss per row, float [rows]; row i depends on row i of each tensor alone."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from dpib import seeding
+from dpib.draws import Draws
 from dpib.images import Images
 from dpib.privacy.per_record.base import RecordLoss, Rows
 
@@ -14,19 +15,17 @@ def draw(loss: RecordLoss, images: Images, index: Tensor, seed: int, step: int, 
     Raises:
         ValueError: when the loss draws another number of rows than its multiplicity says.
     """
-    records = []
-    for position in index.tolist():
-        one = images.take(slice(position, position + 1))
-        rows = loss.rows(one.x, one.y, seeding.generator(seed, "rows", step, position))
-        if any(len(row) != loss.multiplicity for row in rows):
-            raise ValueError(f"rows of a record: {[len(r) for r in rows]}, the multiplicity is {loss.multiplicity}")
-        records.append(rows)
-    return tuple(torch.stack(parts).to(device) for parts in zip(*records, strict=True))
+    x, y, index = (_moved(part, device) for part in (images.x[index], images.y[index], index))
+    rows = loss.rows(x, y, Draws(seeding.derive(seed, "rows", step), index))
+    for row in rows:
+        if tuple(row.shape[:2]) != (len(index), loss.multiplicity):
+            raise ValueError(
+                f"rows of {len(index)} records with multiplicity {loss.multiplicity} have the shape {list(row.shape)}"
+            )
+    # A network may write to its input.
+    return tuple(row.contiguous() for row in rows)
 
 
-def probe(loss: RecordLoss, shape: tuple[int, int, int], classes: int, count: int, device: torch.device) -> Rows:
-    """Return the draws of `count` random images: right in shape, and nothing to do with any data."""
-    stream = seeding.generator(0, "probe")
-    x = torch.randint(0, 256, (count, *shape), generator=stream, dtype=torch.uint8)
-    y = torch.randint(0, classes, (count,), generator=stream)
-    return draw(loss, Images(x, y), torch.arange(count), 0, 0, device)
+def _moved(part: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on `device`, without waiting for the copy."""
+    return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from dpib import seeding
 from dpib.images import Images
 from dpib.privacy.per_record.base import RecordLoss, Rows
-from dpib.privacy.per_record.draws import draw, probe
+from dpib.privacy.per_record.draws import draw
 
 _FEW = 3  # records of a structured batch
 
@@ -24,10 +25,23 @@ class Probes:
 
     def random(self, count: int) -> Rows:
         """Return the draws of `count` random images with random labels."""
-        return probe(self.loss, self.shape, self.classes, count, self.device)
+        return self._drawn(self._random(count))
 
     def structured(self) -> list[Rows]:
         """Return batches on which a rare branch may be taken: all black, all equal, extreme values, one class."""
+        return [self._drawn(images) for images in self._structured()]
+
+    def apart(self) -> Iterator[tuple[Rows, list[Rows]]]:
+        """Yield the draws of some records together, and of each of them alone."""
+        for images in (self._random(_FEW), *self._structured()):
+            yield self._drawn(images), [self._drawn(images, torch.tensor([i])) for i in range(len(images))]
+
+    def _random(self, count: int) -> Images:
+        stream = seeding.generator(0, "probe")
+        x = torch.randint(0, 256, (count, *self.shape), generator=stream, dtype=torch.uint8)
+        return Images(x, torch.randint(0, self.classes, (count,), generator=stream))
+
+    def _structured(self) -> list[Images]:
         stream = seeding.generator(0, "structured probe")
         random = torch.randint(0, 256, (_FEW, *self.shape), generator=stream, dtype=torch.uint8)
         extreme = 255 * torch.randint(0, 2, (_FEW, *self.shape), generator=stream, dtype=torch.uint8)
@@ -39,7 +53,7 @@ class Probes:
             (extreme, mixed),
             (random, torch.full_like(mixed, self.classes - 1)),
         ]
-        return [self._drawn(Images(x, y)) for x, y in batches]
+        return [Images(x, y) for x, y in batches]
 
     def labels(self, size: int) -> Iterator[Rows]:
         """Yield random images of every label once, at most `size` at a time."""
@@ -48,8 +62,8 @@ class Probes:
             x = torch.randint(0, 256, (len(y), *self.shape), generator=stream, dtype=torch.uint8)
             yield self._drawn(Images(x, y))
 
-    def _drawn(self, images: Images) -> Rows:
-        return draw(self.loss, images, torch.arange(len(images)), 0, 0, self.device)
+    def _drawn(self, images: Images, index: Tensor | None = None) -> Rows:
+        return draw(self.loss, images, torch.arange(len(images)) if index is None else index, 0, 0, self.device)
 
 
 def fewer(rows: Rows, draws: int) -> Rows:

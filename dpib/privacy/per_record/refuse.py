@@ -29,6 +29,7 @@ def refuse(model: nn.Module, loss: RecordLoss, probes: Probes) -> None:
         raise UserError("the model has no trainable parameters: unfreeze some of it")
     for name, parameter in model.named_parameters():
         _refuse_parameter(name, parameter)
+    _refuse_mixed_rows(probes)
     _refuse_what_carries(model, loss, probes)
 
 
@@ -54,6 +55,15 @@ def _refuse_parameter(name: str, parameter: nn.Parameter) -> None:
         raise UserError(f"parameter {name} is {parameter.dtype}: clipping needs float32, call model.float()")
     if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
         raise UserError(f"parameter {name} has a hook, which would see gradients of single records: remove it")
+
+
+def _refuse_mixed_rows(probes: Probes) -> None:
+    """Compare what the loss draws for records together with what it draws for each alone."""
+    for together, alone in probes.apart():
+        for i, rows in enumerate(alone):
+            for found, expected in zip(together, rows, strict=True):
+                if not torch.allclose(found[i : i + 1].double(), expected.double(), _SAME, _SAME, equal_nan=True):
+                    raise UserError("the loss draws rows of a record from the records beside it: draw each from itself")
 
 
 def _refuse_what_carries(model: nn.Module, loss: RecordLoss, probes: Probes) -> None:

@@ -8,7 +8,6 @@ from torch import nn
 
 from dpib.errors import UserError
 from dpib.privacy.per_record import autotune, loop, memory
-from dpib.privacy.per_record.draws import probe
 from dpib.privacy.per_record.probes import Probes
 from tests.privacy.nets import Denoise, Net, Sequence, make
 
@@ -87,7 +86,7 @@ def test_chunks_grow_as_long_as_it_pays_and_fits(monkeypatch, cost, free, taken)
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
     model, loss = make(Net), Denoise(1)
     choice = choose(model, loss, physical=None)
-    most = memory.fitting(model, loss, probe(loss, (1, 8, 8), 3, 1, torch.device("cpu")))
+    most = memory.fitting(model, loss, Probes(loss, (1, 8, 8), 3, torch.device("cpu")).random(1))
     assert choice.physical == (taken or most)
     assert max(tried) <= most
 
@@ -106,7 +105,7 @@ def test_dropout_leaves_the_loop(caplog):
 
 def test_chunks_shrink_with_the_free_memory(monkeypatch):
     model, loss = make(Net), Denoise(4)
-    rows = probe(loss, (1, 8, 8), 3, 1, torch.device("cpu"))
+    rows = Probes(loss, (1, 8, 8), 3, torch.device("cpu")).random(1)
     sizes = []
     for free in (10**12, 10**6, 10**5, 1):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
@@ -120,6 +119,7 @@ def test_chunks_shrink_with_the_free_memory(monkeypatch):
 def test_the_estimate_grows_with_the_draws():
     model = make(Net)
     kept = [
-        memory._activations(model, Denoise(k), probe(Denoise(k), (1, 8, 8), 3, 1, torch.device("cpu"))) for k in (1, 8)
+        memory._activations(model, Denoise(k), Probes(Denoise(k), (1, 8, 8), 3, torch.device("cpu")).random(1))
+        for k in (1, 8)
     ]
     assert 7 < kept[1] / kept[0] <= 8

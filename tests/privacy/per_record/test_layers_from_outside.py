@@ -14,8 +14,9 @@ from dpib.privacy.gradients import prepare
 from dpib.privacy.ledger import BudgetError
 from dpib.privacy.per_record import autotune
 from dpib.privacy.per_record.probes import Probes
+from dpib.privacy.per_record.refuse import refuse
 from dpib.privacy.rng import NoiseSource
-from tests.privacy.nets import Denoise, Sequence, flat, make, plan, spec, toy
+from tests.privacy.nets import Denoise, Net, Sequence, flat, make, plan, spec, toy
 
 
 class Model(nn.Module):
@@ -156,6 +157,22 @@ def test_what_carries_records_or_has_no_gradient_is_refused_in_one_line_that_nam
         prepared(network, strategy="auto")
     assert "\n" not in str(caught.value)
     assert torch.equal(flat(network.parameters()), before)
+
+
+@pytest.mark.parametrize(
+    "mixes",
+    [lambda x: x - x.mean(0), lambda x: x.flip(0), lambda x: x * (x.amax() == 1), lambda x: x + (len(x) > 1)],
+    ids=["mean", "exchanged", "rare branch", "number of records"],
+)
+def test_a_loss_that_draws_rows_from_other_records_is_refused(mixes):
+    class Mixing(Denoise):
+        def rows(self, x, y, draws):
+            clean, *others = super().rows(x, y, draws)
+            return mixes(clean), *others
+
+    probes = Probes(Mixing(2), (1, 8, 8), 3, torch.device("cpu"))
+    with pytest.raises(UserError, match="the loss draws rows of a record from the records beside it"):
+        refuse(make(Net), Mixing(2), probes)
 
 
 def test_every_label_is_probed():

@@ -80,13 +80,13 @@ def restarted_at_each_release() -> list[Patch]:
 
 
 def nonce_repeats(after: int) -> list[Patch]:
-    sound = NoiseSource.uniform
+    sound = NoiseSource._reserved
 
-    def faulty(self: NoiseSource, n: int) -> Any:
+    def faulty(self: NoiseSource, draws: int) -> Any:
         self._draws %= after
-        return sound(self, n)
+        return sound(self, draws)
 
-    return [(NoiseSource, "uniform", faulty)]
+    return [(NoiseSource, "_reserved", faulty)]
 
 
 def counts_without_noise(kind: str) -> list[Patch]:

@@ -1,13 +1,18 @@
 """Privacy noise: ChaCha20 keyed by the operating system, never saved, never logged, never the utility seed."""
 
 import hashlib
+import itertools
 import math
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from torch import Tensor
+
+_BLOCK = 2**15
+"""Normal numbers at a time: they stay in a processor's cache, and torch does not share them out among threads."""
 
 
 class NoiseSource:
@@ -32,9 +37,17 @@ class NoiseSource:
 
     def uniform(self, n: int) -> np.ndarray:
         """Return `n` independent float64 in the open interval (0, 1), on a grid of 2**52 points."""
+        return self._uniform(n, self._reserved(1))
+
+    def _reserved(self, draws: int) -> int:
+        """Return the number of the first of `draws` draws that nobody else makes."""
+        first = self._draws
+        self._draws += draws
+        return first
+
+    def _uniform(self, n: int, draw: int) -> np.ndarray:
         # Each draw has a nonce of its own, so that the block counter never wraps into used key stream.
-        nonce = bytes(4) + self._draws.to_bytes(12, "little")
-        self._draws += 1
+        nonce = bytes(4) + draw.to_bytes(12, "little")
         stream = Cipher(algorithms.ChaCha20(self._key, nonce), mode=None).encryptor().update(bytes(8 * n))
         # 52 bits, not 53: every midpoint of that grid is a float64, so neither 0 nor 1 can come out.
         return ((np.frombuffer(stream, dtype=np.uint64) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
@@ -42,14 +55,25 @@ class NoiseSource:
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Return standard normal float64 of `shape` by Box and Muller (1958).
 
-        The grid cuts the tails at 8.6 standard deviations, an event of probability 1e-17.
+        The grid cuts the tails at 8.6 standard deviations, an event of probability 1e-17. Blocks are drawn by as many
+        threads as torch may use, and are the same for any number of them.
         """
-        n = math.prod(shape)
-        half = (n + 1) // 2
-        u = self.uniform(2 * half)
-        radius, angle = np.sqrt(-2 * np.log(u[:half])), 2 * np.pi * u[half:]
-        values = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:n]
-        return torch.from_numpy(values).reshape(shape)
+        values = torch.empty(math.prod(shape), dtype=torch.float64)
+        blocks = values.split(_BLOCK)
+        first = self._reserved(len(blocks))
+        # The cipher and torch's arithmetic let other threads run meanwhile; a single block is not worth a thread.
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            each = map if len(blocks) == 1 else threads.map
+            list(each(self._fill, blocks, itertools.count(first)))
+        return values.reshape(shape)
+
+    def _fill(self, block: Tensor, draw: int) -> None:
+        """Write standard normal numbers over a block of float64."""
+        half = (len(block) + 1) // 2
+        u = torch.from_numpy(self._uniform(2 * half, draw))
+        radius, angle = u[:half].log_().mul_(-2).sqrt_(), u[half:].mul_(2 * math.pi)
+        torch.mul(radius, angle.cos(), out=block[:half])
+        torch.mul(radius[: len(block) - half], angle[: len(block) - half].sin(), out=block[half:])
 
     def laplace(self, n: int, scale: float) -> Tensor:
         """Return `n` independent float64 from the Laplace distribution of mean 0 and the given scale."""

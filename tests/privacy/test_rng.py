@@ -39,6 +39,30 @@ def test_odd_shapes():
     assert NoiseSource().normal(()).shape == ()
 
 
+def test_long_noise_is_the_same_by_any_number_of_threads_and_no_block_repeats():
+    def drawn(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return NoiseSource(5).normal((3 * 2**15 + 7,))
+        finally:
+            torch.set_num_threads(before)
+
+    one, four = drawn(1), drawn(4)
+    assert torch.equal(one, four)
+    assert len(one.unique()) == len(one)
+    source = NoiseSource(5)
+    assert torch.equal(source.normal((3 * 2**15 + 7,)), one)
+    assert not torch.isin(source.normal((100,)), one).any()
+
+
+@pytest.mark.parametrize("n", [1, 2, 2**15 - 1, 2**15 + 1])
+def test_no_number_of_a_block_is_left_out(n):
+    draws = torch.stack([NoiseSource(seed).normal((n,)) for seed in range(3)])
+    assert draws.isfinite().all()
+    assert (draws.std(0) > 0).all()
+
+
 def test_two_sources_and_two_draws_differ():
     a, b = NoiseSource(), NoiseSource()
     first = a.normal((100,))

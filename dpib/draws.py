@@ -51,7 +51,7 @@ class Draws:
         each = -(-n // 4)
         most = _BLOCK if device.type == "cpu" else max(1, each * len(self._records))
         out = torch.empty(len(self._records), 4, each, device=device)
-        call = torch.tensor(self._calls, device=device)
+        call = torch.full((), self._calls, device=device)
         self._calls += 1
         size = max(1, most // max(1, each))
         for records, rows in zip(self._records[:, None].split(size), out.split(size), strict=True):

@@ -91,7 +91,7 @@ class PrivateSteps:
                 noise = aside.submit(self._noise) if self.world.leads else None
                 total = self.world.all_reduce_sum(self._clipped_sum(members, step))
                 if noise is not None:
-                    total += noise.result().to(total.device)
+                    total += noise.result()
                 yield Gradients(self._shared(total), None)
         raise BudgetError(f"{self.charge.name!r} is charged for {self.charge.count} steps and all are made")
 
@@ -101,13 +101,16 @@ class PrivateSteps:
         mask = torch.zeros(n, dtype=torch.uint8)
         if self.world.leads:
             mask = poisson(self.noise, n, self.charge.rate, self.charge.cap).to(torch.uint8)
-        everyone = self.world.broadcast(mask.to(self.world.device)).cpu().nonzero().flatten()
-        return everyone[self.world.rank :: self.world.size]
+        if self.world.size > 1:
+            mask = self.world.broadcast(mask.to(self.world.device)).cpu()
+        return mask.nonzero().flatten()[self.world.rank :: self.world.size]
 
     def _noise(self) -> Tensor:
+        """Return the noise of a step, float64, where the sum is."""
         assert self.charge.sigma is not None
-        size = sum(p.numel() for p in trainable(self.model))
-        return self.noise.normal((size,)) * (self.charge.sigma * self.spec.clip)
+        parameters = trainable(self.model)
+        noise = self.noise.normal((sum(p.numel() for p in parameters),))
+        return noise.mul_(self.charge.sigma * self.spec.clip).to(parameters[0].device)
 
     def _clipped_sum(self, members: Tensor, step: int) -> Tensor:
         """Return the flat sum of clipped gradients, float64: its rounding must not depend on the chunks."""

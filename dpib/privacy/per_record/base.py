@@ -54,6 +54,7 @@ LEAST_CLIP = 1e-12
 """The smallest clip: below it the squares of float32 gradients vanish, and their norm with them."""
 
 _BLOCK = 64
+_ANSWERS_AT_ONCE = ("cpu",)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -95,8 +96,11 @@ def clip_and_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
     """Clip per-record gradients [b, *shape], one tensor per parameter, and sum them over the records."""
     flat = [g.reshape(len(g), -1) for g in gradients]  # of a scalar parameter: [b]
     of = norms(flat)
-    weights, keep = factors(of, clip), bounded(of)
-    if not bool(keep.all()):
-        # Nothing times NaN is NaN: such records leave before the product.
-        flat, weights = [g[keep] for g in flat], weights[keep]
-    return [(weights.to(f) @ f).view(g.shape[1:]) for f, g in zip(flat, gradients, strict=True)]
+    weights, lost = factors(of, clip), ~bounded(of)
+    # Nothing times NaN is NaN: such records are blanked before the product. To ask whether there are any is cheaper,
+    # but not where the answer has to be waited for.
+    if lost.device.type in _ANSWERS_AT_ONCE and not bool(lost.any()):
+        blanked = iter(flat)
+    else:
+        blanked = (f.masked_fill(lost[:, None], 0) for f in flat)
+    return [(weights.to(f) @ f).view(g.shape[1:]) for f, g in zip(blanked, gradients, strict=True)]

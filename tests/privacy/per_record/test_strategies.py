@@ -1,10 +1,14 @@
 """Every strategy gives the record loop's sum, on the layers and models that are in use."""
 
+from unittest import mock
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dpib.privacy.per_record import layers, loop
+from dpib.diffusion.loss import DenoisingLoss, LossSettings
+from dpib.privacy.per_record import base, layers, loop
 from dpib.privacy.per_record.autotune import STRATEGIES, load
 from dpib.privacy.per_record.base import Unsupported, norms, trainable
 from dpib.privacy.per_record.draws import draw
@@ -98,16 +102,49 @@ def test_a_strategy_is_right_on_channels_last_input(name):
     assert float((expected - found).norm() / expected.norm()) < 1e-5
 
 
+@pytest.mark.parametrize("answers_at_once", [("cpu",), ()], ids=["asked", "not asked"])
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e30])
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_record_without_a_finite_gradient_leaves_the_others_alone(name, scale):
+def test_a_record_without_a_finite_gradient_leaves_the_others_alone(name, scale, answers_at_once, monkeypatch):
     """1e30 overflows in the square of the norm, not in the gradient."""
+    monkeypatch.setattr(base, "_ANSWERS_AT_ONCE", answers_at_once)
     images = toy(4, last=torch.full((1, 8, 8), 255, dtype=torch.uint8))
     network, loss = make(Net), Denoise(1, scale)
     _, poisoned = sums(name, network, loss, 0.1, images)
     _, without = sums(name, network, loss, 0.1, images.take(slice(0, 3)))
     assert torch.isfinite(poisoned).all()
     assert float((poisoned - without).norm() / without.norm()) < 1e-6
+
+
+class Asked(TorchDispatchMode):
+    """Notes every operation whose answer the host would wait for, were this a GPU."""
+
+    waits = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.waited = 0, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().removeprefix("aten::").partition(".")[0]
+        self.seen += 1
+        if name in self.waits:
+            self.waited.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("answers_at_once", [("cpu",), ()], ids=["asked", "not asked"])
+def test_a_chunk_is_drawn_clipped_and_summed_without_an_answer_to_wait_for(answers_at_once, monkeypatch):
+    monkeypatch.setattr(base, "_ANSWERS_AT_ONCE", answers_at_once)
+    network, loss = make(Net), DenoisingLoss(LossSettings(), 3, 4)
+    loss_of = mock.Mock(
+        multiplicity=4, rows=loss.rows, per_row=lambda model, *rows: model(rows[0], rows[3]).mean((1, 2, 3))
+    )
+    with Asked() as asked:
+        rows = draw(loss, toy(6), torch.arange(6), 0, 0, torch.device("cpu"))
+        load("grouped")(network, loss_of, rows, 0.1)
+    assert asked.seen > 100
+    assert asked.waited == ["_local_scalar_dense"] * len(answers_at_once)
 
 
 @pytest.mark.parametrize("multiplicity", [1, 8])

@@ -56,13 +56,17 @@ class DenoisingLoss:
         Returns:
             encoded images, noise (both [b, K, ...]), noise levels [b, K], labels int64 [b, K].
         """
-        k = self.multiplicity
-        dropped = draws.uniform() < self.settings.label_dropout
-        labels = torch.where(dropped, self.null, y)[:, None].expand(-1, k)
-        level = self.settings.p_mean + self.settings.p_std * draws.normal(k)
-        clean = self.encode(x)
-        noise = draws.normal(k, *clean.shape[1:])
+        k, clean = self.multiplicity, self.encode(x)
+        # All at once: for small images the draws cost less than asking for them.
+        numbers = draws.normal(1 + k + k * clean[0].numel())
+        labels = torch.where(numbers[:, 0] < self._quantile(), self.null, y)[:, None].expand(-1, k)
+        level = self.settings.p_mean + self.settings.p_std * numbers[:, 1 : 1 + k]
+        noise = numbers[:, 1 + k :].reshape(len(y), k, *clean.shape[1:])
         return clean[:, None].expand_as(noise), noise, level.exp(), labels
+
+    def _quantile(self) -> float:
+        """Return what a standard normal number is below with the probability of a dropped label."""
+        return float(torch.special.ndtri(torch.tensor(self.settings.label_dropout, dtype=torch.float64)))
 
     def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
         """Return one loss per row, float [rows]."""

@@ -19,7 +19,8 @@ from dpib import seeding
 from dpib.config import compose
 from dpib.data.synthetic import read_gen
 from dpib.images import Images
-from dpib.metrics.utility import Schedule, accuracy, train_classifier
+from dpib.metrics.schedule import Schedule
+from dpib.metrics.utility import accuracy, train_classifier
 from dpib.nn import classifiers
 from dpib.sensitive import Sensitive
 

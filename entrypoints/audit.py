@@ -4,9 +4,6 @@ import sys
 
 import click
 
-from dpib.config import compose
-from dpib.pipeline import run_audit
-from dpib.stages.audit import REPORT
 from entrypoints import cli
 
 
@@ -14,6 +11,10 @@ from entrypoints import cli
 @click.option("--black_box", default=False, help="Also run the slow black-box test of every release.")
 def main(black_box: bool, keys: tuple[str, ...]) -> None:
     """Audit every release that the method plans; end with status 1 if a check failed. Costs no privacy."""
+    from dpib.config import compose
+    from dpib.pipeline import run_audit
+    from dpib.stages.audit import REPORT
+
     config, card = compose(cli.overrides(keys))
     store = cli.open_store()
     result = run_audit(config, card, store, black_box)

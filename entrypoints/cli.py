@@ -1,4 +1,8 @@
-"""What the entry points share: dotted keys from argv, one-line errors, and what is printed at the end."""
+"""What the entry points share: dotted keys from argv, one-line errors, and what is printed at the end.
+
+Here and in every entry point what takes seconds to import is imported where it is needed, so that help and mistyped
+options are answered at once.
+"""
 
 import functools
 import os
@@ -8,18 +12,19 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dpib.chain import Start
 from dpib.data.catalog import home
 from dpib.errors import UserError, explain
 from dpib.paths import written_path
-from dpib.runner import Result
-from dpib.tracking import Store
-from dpib.upstream import find_stage
 from entrypoints.launch import leads
+
+if TYPE_CHECKING:
+    from dpib.chain import Start
+    from dpib.runner import Result
+    from dpib.tracking import Store
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -27,11 +32,13 @@ Command = TypeVar("Command", bound=Callable[..., None])
 def guarded(command: Command) -> Callable[..., None]:
     """Make a command report every error in one line, and an interruption without a traceback.
 
-    The traceback of what nobody foresaw goes to a file.
+    The traceback of what nobody foresaw goes to a file. Whoever sits at a terminal is told at once that it starts.
     """
 
     @functools.wraps(command)
     def careful(*args: Any, **kwargs: Any) -> None:
+        if leads() and sys.stderr.isatty():
+            print(f"{Path(sys.argv[0]).stem}: starting", file=sys.stderr)
         try:
             command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -102,12 +109,15 @@ def given(value: str) -> str | None:
     return None if value == "none" else value
 
 
-def start(pretrain_run: str, checkpoint: str, store: Store) -> Start | None:
+def start(pretrain_run: str, checkpoint: str, store: "Store") -> "Start | None":
     """Return what a training is to start from, or None.
 
     Raises:
         UserError: when both are given, or what is given does not exist.
     """
+    from dpib.chain import Start
+    from dpib.upstream import find_stage
+
     run, file = given(pretrain_run), given(checkpoint)
     if run is not None and file is not None:
         raise UserError("give -P pretrain_run=<run id> or -P checkpoint=<file>, not both")
@@ -116,8 +126,10 @@ def start(pretrain_run: str, checkpoint: str, store: Store) -> Start | None:
     return Start(file=written_path(file)) if file is not None else None
 
 
-def open_store() -> Store:
+def open_store() -> "Store":
     """Return the tracking store, after closing runs that a killed process left behind (rank 0 does that)."""
+    from dpib.tracking import Store
+
     store = Store()
     if not leads():
         return store
@@ -127,7 +139,7 @@ def open_store() -> Store:
     return store
 
 
-def show(name: str, result: Result) -> None:
+def show(name: str, result: "Result") -> None:
     """Print a stage's run id and final metrics, once."""
     if not leads():
         return
@@ -136,6 +148,6 @@ def show(name: str, result: Result) -> None:
         print(f"  {key:32} {value:.6g}")
 
 
-def is_server(store: Store) -> bool:
+def is_server(store: "Store") -> bool:
     """Return whether runs go to a tracking server rather than a local file."""
     return store.uri.startswith(("http://", "https://"))

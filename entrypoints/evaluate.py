@@ -2,12 +2,8 @@
 
 import click
 
-from dpib.config import compose
 from dpib.errors import UserError
 from dpib.paths import written_path
-from dpib.pipeline import run_evaluate
-from dpib.stages.generate import GEN
-from dpib.upstream import continue_from, file_digest
 from entrypoints import cli
 
 
@@ -16,6 +12,11 @@ from entrypoints import cli
 @click.option("--gen", default="none", help="An npz file with x and y; needs --dataset.")
 def main(generate_run: str, gen: str, keys: tuple[str, ...]) -> None:
     """Evaluate utility and fidelity; `eval.*` may be overridden."""
+    from dpib.config import compose
+    from dpib.pipeline import run_evaluate
+    from dpib.stages.generate import GEN
+    from dpib.upstream import continue_from, file_digest
+
     given, store = cli.overrides(keys), cli.open_store()
     run, file = cli.given(generate_run), cli.given(gen)
     if (run is None) == (file is None):

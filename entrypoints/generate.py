@@ -2,9 +2,7 @@
 
 import click
 
-from dpib.chain import run_generate
 from dpib.errors import UserError
-from dpib.upstream import continue_from
 from entrypoints import cli
 from entrypoints.launch import relaunched
 
@@ -14,6 +12,9 @@ from entrypoints.launch import relaunched
 @click.option("--pretrain_run", default="none", help="Or a pretraining run: a synthesizer of public data alone.")
 def main(train_run: str, pretrain_run: str, keys: tuple[str, ...]) -> None:
     """Generate from the configuration of the run; `generate.*` and `sampler.*` may be overridden."""
+    from dpib.chain import run_generate
+    from dpib.upstream import continue_from
+
     trained, pretrained = cli.given(train_run), cli.given(pretrain_run)
     if (trained is None) == (pretrained is None):
         raise UserError("give either -P train_run=<run id> or -P pretrain_run=<run id>")

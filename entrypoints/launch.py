@@ -3,12 +3,13 @@
 import os
 import sys
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from dpib import lifeline
-from dpib.config import Config
 from dpib.errors import UserError
+
+if TYPE_CHECKING:
+    from dpib.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,7 +19,7 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def relaunched(config: Config, module: str) -> bool:
+def relaunched(config: "Config", module: str) -> bool:
     """Run `python -m module` with this command line in `config.processes` processes, if there are to be several.
 
     Returns:
@@ -31,6 +32,8 @@ def relaunched(config: Config, module: str) -> bool:
     """
     if config.processes == 1 or "WORLD_SIZE" in os.environ:
         return False
+    import torch
+
     gpus = 0 if config.device == "cpu" else torch.cuda.device_count()
     fits("processes", config.processes, gpus or cores(), config.oversubscribe)
     from torch.distributed.elastic.multiprocessing import SignalException

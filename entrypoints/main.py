@@ -1,18 +1,17 @@
 """Train, generate and evaluate as nested runs under one run, and print a summary."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from dpib.config import compose
 from dpib.data.catalog import Card
-from dpib.pipeline import run_main
-from dpib.runner import Result
-from dpib.stages.generate import SAMPLE
-from dpib.tracking import Store
-from dpib.tracking.view import address
 from entrypoints import cli
 from entrypoints.launch import leads, relaunched
+
+if TYPE_CHECKING:
+    from dpib.runner import Result
+    from dpib.tracking import Store
 
 
 @cli.entry
@@ -20,6 +19,9 @@ from entrypoints.launch import leads, relaunched
 @click.option("--checkpoint", default="none", help="Or from this checkpoint file of the same network.")
 def main(pretrain_run: str, checkpoint: str, keys: tuple[str, ...]) -> None:
     """Run the whole benchmark for one method, data set and epsilon."""
+    from dpib.config import compose
+    from dpib.pipeline import run_main
+
     config, card = compose(cli.overrides(keys))
     if relaunched(config, "entrypoints.main"):
         return
@@ -31,8 +33,11 @@ def main(pretrain_run: str, checkpoint: str, keys: tuple[str, ...]) -> None:
     click.echo(summary(result, card, store))
 
 
-def summary(result: Result, card: Card, store: Store) -> str:
+def summary(result: "Result", card: Card, store: "Store") -> str:
     """Return what was spent, how good it is, where the picture is, and how to look at the runs."""
+    from dpib.stages.generate import SAMPLE
+    from dpib.tracking.view import address
+
     m = result.metrics
     lines = []
     if "privacy/epsilon" in m:

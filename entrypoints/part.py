@@ -2,8 +2,6 @@
 
 import click
 
-from dpib.chain import run_part
-from dpib.config import compose
 from entrypoints import cli
 from entrypoints.launch import relaunched
 
@@ -12,6 +10,9 @@ from entrypoints.launch import relaunched
 @click.option("--part", required=True, help="The part's name in the method's configuration, e.g. semantics.")
 def main(part: str, keys: tuple[str, ...]) -> None:
     """Fit a part to `public`; the run serves every method and data set of the same shape."""
+    from dpib.chain import run_part
+    from dpib.config import compose
+
     config, card = compose(cli.overrides(keys))
     if relaunched(config, "entrypoints.part"):
         return

@@ -2,12 +2,9 @@
 
 import click
 
-from dpib.config import compose
 from dpib.data.catalog import data_root
-from dpib.data.own import card_for
 from dpib.errors import UserError
 from dpib.paths import written_path
-from dpib.pipeline import run_prepare
 from dpib.section import Section, parse_yaml, validated
 from entrypoints import cli
 
@@ -28,6 +25,10 @@ class Own(Section):
 @click.option("--replace", default=False, help="Write over other images that are prepared under this name.")
 def main(dataset: str, source: str, verify: bool, size: str, gray: str, replace: bool, keys: tuple[str, ...]) -> None:
     """Build `<data root>/<dataset>/{train,test}.npz` from official archives or an image folder."""
+    from dpib.config import compose
+    from dpib.data.own import card_for
+    from dpib.pipeline import run_prepare
+
     given = cli.overrides(keys)
     root = data_root(cli.given(given.get("data_root", "none")))
     place = written_path(source) if cli.given(source) else None

@@ -1,7 +1,5 @@
 """Pretrain a synthesizer on public images."""
 
-from dpib.chain import run_pretrain
-from dpib.config import compose
 from entrypoints import cli
 from entrypoints.launch import relaunched
 
@@ -9,6 +7,9 @@ from entrypoints.launch import relaunched
 @cli.entry
 def main(keys: tuple[str, ...]) -> None:
     """Pretrain on `public` and on what a query released; the run serves every later training with the same network."""
+    from dpib.chain import run_pretrain
+    from dpib.config import compose
+
     config, card = compose(cli.overrides(keys))
     if relaunched(config, "entrypoints.pretrain"):
         return

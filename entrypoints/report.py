@@ -4,7 +4,6 @@ import json
 
 import click
 
-from analysis import report
 from dpib.errors import UserError
 from dpib.paths import written_path
 from entrypoints import cli
@@ -17,6 +16,8 @@ from entrypoints import cli
 @cli.guarded
 def main(suite_run: str, experiment: str, out: str) -> None:
     """Write runs.csv, summary.csv, summary.md and figures from the tracked runs."""
+    from analysis import report
+
     suite, name, store = cli.given(suite_run), cli.given(experiment), cli.open_store()
     if (suite is None) == (name is None):
         raise UserError("give either -P suite_run=<run id> or -P experiment=<name>")

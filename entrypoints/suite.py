@@ -5,13 +5,9 @@ from pathlib import Path
 
 import click
 
-from analysis import report
 from dpib.atomic import write_text
-from dpib.runner import closing
-from dpib.sweeps.suite import launch, listed, read_suite, resolve, study_name
 from entrypoints import cli
 from entrypoints.launch import cores, fits
-from entrypoints.storage import study_storage
 
 
 @cli.entry
@@ -20,6 +16,11 @@ from entrypoints.storage import study_storage
 @click.option("--workers", default=1, type=click.IntRange(min=1), help="Processes on this machine.")
 def main(config: str, storage: str, workers: int, keys: tuple[str, ...]) -> None:
     """Run a suite; cells that are finished already are reused, cells that fail are listed and left out."""
+    from analysis import report
+    from dpib.runner import closing
+    from dpib.sweeps.suite import launch, listed, read_suite, resolve, study_name
+    from entrypoints.storage import study_storage
+
     suite = read_suite(config, cli.overrides(keys))
     cells = resolve(suite)
     fits("workers", workers, cores(), all(cell.config.oversubscribe for cell in cells))

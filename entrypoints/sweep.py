@@ -1,21 +1,17 @@
 """Search classifiers for one synthetic set, or synthesizers, and say what the search really cost."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from dpib.chain import run_before, run_generate, run_train
-from dpib.config import Config, layered
-from dpib.config.compose import merge, typed
 from dpib.data.catalog import Card
 from dpib.errors import UserError
-from dpib.sweeps import modes
-from dpib.sweeps.job import Order
-from dpib.sweeps.launch import run_sweep
-from dpib.sweeps.spec import read_sweep
-from dpib.tracking import Store
-from dpib.upstream import continue_from
 from entrypoints import cli
 from entrypoints.launch import cores, fits
-from entrypoints.storage import study_storage
+
+if TYPE_CHECKING:
+    from dpib.config import Config
+    from dpib.tracking import Store
 
 
 @cli.entry
@@ -25,6 +21,15 @@ from entrypoints.storage import study_storage
 @click.option("--workers", default=1, type=click.IntRange(min=1), help="Processes on this machine.")
 def main(config: str, generate_run: str, storage: str, workers: int, keys: tuple[str, ...]) -> None:
     """Run a sweep; `sweep.*` overrides its file, every other key the configuration of its trials."""
+    from dpib.config import layered
+    from dpib.config.compose import merge, typed
+    from dpib.sweeps import modes
+    from dpib.sweeps.job import Order
+    from dpib.sweeps.launch import run_sweep
+    from dpib.sweeps.spec import read_sweep
+    from dpib.upstream import continue_from
+    from entrypoints.storage import study_storage
+
     spec, overrides, base = read_sweep(config, cli.overrides(keys))
     store, url = cli.open_store(), study_storage(storage)
     given = typed(overrides, *([str(base["method"])] if "method" in base else []))
@@ -45,8 +50,10 @@ def main(config: str, generate_run: str, storage: str, workers: int, keys: tuple
     cli.show("sweep", result)
 
 
-def _images(config: Config, card: Card, store: Store) -> str:
+def _images(config: "Config", card: Card, store: "Store") -> str:
     """Return a generate run for a classifier sweep that was given none; it is reused by the next."""
+    from dpib.chain import run_before, run_generate, run_train
+
     trained = run_train(config, card, store, run_before(config, card, store).start())
     return run_generate(config, card, store, trained.run_id).run_id
 

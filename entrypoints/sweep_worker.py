@@ -4,13 +4,7 @@ import os
 
 import click
 
-from dpib.sweeps.job import Job
-from dpib.sweeps.study import Study
-from dpib.sweeps.suite import suite_worker
-from dpib.sweeps.worker import sweep_worker
-from dpib.tracking import Store
 from entrypoints import cli
-from entrypoints.storage import study_storage
 
 
 @click.command()
@@ -20,6 +14,13 @@ from entrypoints.storage import study_storage
 @cli.guarded
 def main(study: str, storage: str, worker: int) -> None:
     """Take one trial after the other until none is left."""
+    from dpib.sweeps.job import Job
+    from dpib.sweeps.study import Study
+    from dpib.sweeps.suite import suite_worker
+    from dpib.sweeps.worker import sweep_worker
+    from dpib.tracking import Store
+    from entrypoints.storage import study_storage
+
     found = Study.join(study_storage(storage), study)
     memo = found.memo
     store = Store() if os.environ.get("MLFLOW_TRACKING_URI") else Store(memo["tracking"])

@@ -2,10 +2,6 @@
 
 import click
 
-from dpib.chain import run_before, run_train
-from dpib.config import compose
-from dpib.config.sense import require_pretraining
-from dpib.stages.solving import require_budget
 from entrypoints import cli
 from entrypoints.launch import relaunched
 
@@ -15,6 +11,11 @@ from entrypoints.launch import relaunched
 @click.option("--checkpoint", default="none", help="Or from this checkpoint file of the same network.")
 def main(pretrain_run: str, checkpoint: str, keys: tuple[str, ...]) -> None:
     """Train on the sensitive images; with nothing to start from, first do all that comes before: query, pretraining."""
+    from dpib.chain import run_before, run_train
+    from dpib.config import compose
+    from dpib.config.sense import require_pretraining
+    from dpib.stages.solving import require_budget
+
     config, card = compose(cli.overrides(keys))
     if relaunched(config, "entrypoints.train"):
         return

@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 import click
 
 from dpib.errors import UserError
-from dpib.tracking.view import address
 from entrypoints import cli
 
 
@@ -22,6 +21,8 @@ from entrypoints import cli
 @cli.guarded
 def main(port: int) -> None:
     """Open the runs of the experiment that was used last."""
+    from dpib.tracking.view import address
+
     store = cli.open_store()
     experiment = store.newest_experiment()
     if cli.is_server(store):

@@ -3,22 +3,25 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dpib.data import npz
 from dpib.errors import UserError, absence
 from dpib.paths import written_path
-from dpib.privacy.ledger import LEDGER, Account
-from dpib.privacy.verify import verify
-from dpib.tracking import Store
 from entrypoints import cli
+
+if TYPE_CHECKING:
+    from dpib.privacy.ledger import Account
 
 
 @cli.entry
 @click.option("--ledger", required=True, help="A ledger.json, a gen.npz, or the id of a run that has a ledger.")
 def main(ledger: str, keys: tuple[str, ...]) -> None:
     """Exit with 1 when the stated epsilon is exceeded, or does not belong to the ledger."""
+    from dpib.privacy.verify import verify
+
     if keys:
         raise UserError(f"verify reads the ledger alone and takes no key {keys[0]!r}")
     account, stated = read(ledger)
@@ -33,7 +36,7 @@ def main(ledger: str, keys: tuple[str, ...]) -> None:
     )
 
 
-def read(source: str) -> tuple[Account, float | None]:
+def read(source: str) -> "tuple[Account, float | None]":
     """Return the account that `source` (file or run id) holds, and the epsilon that is stated with it, if any.
 
     Raises:
@@ -46,19 +49,26 @@ def read(source: str) -> tuple[Account, float | None]:
         return _from_text(path), None
     if path.suffix == ".json" or path.is_dir():
         raise UserError(f"{path} {absence(path)}: give -P ledger=<ledger.json, gen.npz or run id>")
+    from dpib.privacy.ledger import LEDGER
+    from dpib.tracking import Store
+
     store = Store()
     run = store.follow(source)
     return _from_text(store.fetch(run, str(LEDGER))), store.metrics(run).get("privacy/epsilon")
 
 
-def _from_text(path: Path) -> Account:
+def _from_text(path: Path) -> "Account":
+    from dpib.privacy.ledger import Account
+
     try:
         return Account.parse(path.read_text(encoding="utf-8"))
     except (UserError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _from_npz(path: Path) -> tuple[Account, float | None]:
+def _from_npz(path: Path) -> "tuple[Account, float | None]":
+    from dpib.privacy.ledger import Account
+
     known = npz.headers(path)
     if "statement" not in known:
         raise UserError(f"{path} carries no privacy statement: only the run that made it can say what it cost")

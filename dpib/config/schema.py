@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from dpib import registry
-from dpib.metrics.utility import Schedule
-from dpib.nn.classifiers import Classifiers
+from dpib.metrics.schedule import Schedule
+from dpib.nn.architectures import Classifiers
 from dpib.section import PartSettings, Positive, Section, Text
 
 Profile = Literal["smoke", "fast", "paper"]

@@ -5,65 +5,12 @@ ResNet: He et al. 2016; WRN: Zagoruyko and Komodakis 2016; ResNeXt: Xie et al. 2
 """
 
 from collections.abc import Callable
-from typing import Annotated, Self, cast
+from typing import cast
 
 import torch.nn.functional as F
-from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
-from dpib.section import Positive, Section
-
-# oneDNN's strided 1x1 convolution never returns for fewer than eight channels stored last, on CPUs with AVX2.
-Width = Annotated[int, Field(gt=0, multiple_of=8)]
-
-
-def _form(rest: int, each: int) -> AfterValidator:
-    """Return the check of a depth that must be each n + rest."""
-
-    def check(depth: int) -> int:
-        _blocks(depth, rest, each)
-        return depth
-
-    return AfterValidator(check)
-
-
-class ResNet(Section):
-    """CIFAR-style ResNet with basic blocks; depth = 6 n + 2."""
-
-    depth: Annotated[Positive, _form(2, 6)]
-    width: Width = 16
-
-
-class WideResNet(Section):
-    """Wide ResNet; depth = 6 n + 4."""
-
-    depth: Annotated[Positive, _form(4, 6)]
-    widen: Positive
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-
-class ResNeXt(Section):
-    """CIFAR-style ResNeXt with three bottlenecks of depth = 9 n + 2."""
-
-    depth: Annotated[Positive, _form(2, 9)]
-    cardinality: Positive
-    widen: Positive
-    width: Width = 64
-
-
-class Classifiers(Section):
-    """The networks that are trained on the synthetic images; none leaves one out."""
-
-    resnet: ResNet | None
-    wrn: WideResNet | None
-    resnext: ResNeXt | None
-
-    @model_validator(mode="after")
-    def _one_at_least(self) -> Self:
-        if all(network is None for network in (self.resnet, self.wrn, self.resnext)):
-            raise ValueError("leave at least one of resnet, wrn and resnext")
-        return self
-
+from dpib.nn.architectures import Classifiers, ResNet, ResNeXt, WideResNet, blocks_of
 
 BlockMaker = Callable[[int, int, int], nn.Module]
 """Makes a block from its channels inside and outside, and its stride."""
@@ -85,7 +32,7 @@ def build(classifiers: Classifiers, channels: int, classes: int) -> dict[str, nn
 
 def resnet(settings: ResNet, channels: int, classes: int) -> nn.Module:
     """Return a ResNet with basic blocks; depth 110 and width 16 make 1.73 M parameters."""
-    blocks = _blocks(settings.depth, 2, 6)
+    blocks = blocks_of(settings.depth, 2, 6)
     w = settings.width
     return nn.Sequential(
         nn.Conv2d(channels, w, 3, padding=1, bias=False),
@@ -98,7 +45,7 @@ def resnet(settings: ResNet, channels: int, classes: int) -> nn.Module:
 
 def wide_resnet(settings: WideResNet, channels: int, classes: int) -> nn.Module:
     """Return a wide ResNet with pre-activation blocks; 40-4 makes 8.95 M parameters."""
-    blocks = _blocks(settings.depth, 4, 6)
+    blocks = blocks_of(settings.depth, 4, 6)
     k = 16 * settings.widen
 
     def block(inside: int, outside: int, stride: int) -> nn.Module:
@@ -115,7 +62,7 @@ def wide_resnet(settings: WideResNet, channels: int, classes: int) -> nn.Module:
 
 def resnext(settings: ResNeXt, channels: int, classes: int) -> nn.Module:
     """Return a ResNeXt with grouped bottlenecks; 29, 8 x 64d, widen 4 makes 34.4 M parameters."""
-    blocks = _blocks(settings.depth, 2, 9)
+    blocks = blocks_of(settings.depth, 2, 9)
     w, outer = settings.width, settings.width * settings.widen
 
     def block(inside: int, outside: int, stride: int) -> nn.Module:
@@ -209,13 +156,6 @@ def _stages(widths: tuple[int, int, int, int], blocks: int, block: BlockMaker) -
 
 def _head(width: int, classes: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)]
-
-
-def _blocks(depth: int, extra: int, per_block: int) -> int:
-    blocks, rest = divmod(depth - extra, per_block)
-    if rest or blocks < 1:
-        raise ValueError(f"depth {depth} is not {per_block} n + {extra}")
-    return blocks
 
 
 def _initialise(network: nn.Module) -> None:

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from dpib.images import Images
-from dpib.metrics.utility import Schedule, accuracy, augmented, train_classifier
-from dpib.nn.classifiers import Classifiers, ResNet, build
+from dpib.metrics.schedule import Schedule
+from dpib.metrics.utility import accuracy, augmented, train_classifier
+from dpib.nn.architectures import Classifiers, ResNet
+from dpib.nn.classifiers import build
 
 CPU = torch.device("cpu")
 SCHEDULE = Schedule(optimizer="adam", lr=0.01, epochs=3, batch=20, one_cycle=True, ema=0.9)

@@ -5,7 +5,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from dpib.nn.classifiers import Classifiers, ResNet, ResNeXt, WideResNet, build
+from dpib.nn.architectures import Classifiers, ResNet, ResNeXt, WideResNet
+from dpib.nn.classifiers import build
 from dpib.nn.ema import MovingAverage
 
 PUBLISHED = Classifiers(

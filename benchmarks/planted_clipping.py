@@ -48,6 +48,17 @@ def bf16_clipping() -> list[Patch]:
     return factors(lambda norms, clip: (clip / norms).clamp(max=1).bfloat16().to(norms) * torch.isfinite(norms))
 
 
+def clipped_in_bf16() -> list[Patch]:
+    def faulty(per_record: list[Tensor], clip: float) -> list[Tensor]:
+        # As under an autocast that is left too late: norms, factors and sums of eight bits.
+        flat = [g.flatten(1).bfloat16() for g in per_record]
+        norms = torch.stack([torch.nan_to_num(f, torch.inf).norm(dim=1) for f in flat]).norm(dim=0)
+        weights, kept = (clip / norms).clamp(max=1), torch.isfinite(norms)
+        return [(weights[kept] @ f[kept]).float().view(g.shape[1:]) for f, g in zip(flat, per_record, strict=True)]
+
+    return [(vmap, "clip_and_sum", faulty), (autotune, "_trouble", lambda *_: None)]
+
+
 def median_clipping() -> list[Patch]:
     return factors(lambda norms, clip: torch.where(torch.isfinite(norms), (norms.nanmedian() / norms).clamp(max=1), 0))
 

@@ -89,6 +89,12 @@ def nonce_repeats(after: int) -> list[Patch]:
     return [(NoiseSource, "_reserved", faulty)]
 
 
+def one_nonce_for_all_blocks() -> list[Patch]:
+    sound = NoiseSource._fill
+    # Blocks so short that the small networks of an audit have several.
+    return [(rng, "_BLOCK", 16), (NoiseSource, "_fill", lambda self, block, draw: sound(self, block, 0))]
+
+
 def counts_without_noise(kind: str) -> list[Patch]:
     sound = Vault.release_count
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.planted import Patch
+from dpib.draws import Draws
 from dpib.privacy import gradients
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import PrivateSteps
@@ -109,3 +110,8 @@ def charged_for_half() -> list[Patch]:
 
 def not_charged() -> list[Patch]:
     return [(Ledger, "reserve", lambda self, charges, scope: None)]
+
+
+def two_records_with_one_counter() -> list[Patch]:
+    sound = Draws.__init__
+    return [(Draws, "__init__", lambda self, seed, records: sound(self, seed, records // 2))]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpib.checkpoint import State
 from dpib.distributed import World
 from dpib.images import Images
+from dpib.precision import Precision, lowers
 from dpib.privacy.events import Charge
 from dpib.privacy.vault import Vault
 from dpib.section import PartSettings, Section
@@ -35,6 +36,12 @@ class Task:
     class_names: tuple[str, ...] = ()
     public_classes: tuple[str, ...] | None = None
     part: Callable[[str], nn.Module] = _no_part
+    precision: Precision = "fp32"
+
+    @property
+    def lower(self) -> bool:
+        """Whether passes through networks are made in bfloat16."""
+        return lowers(self.precision, self.device)
 
 
 class Log(Protocol):

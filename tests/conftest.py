@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from tests.postgres import postgres  # noqa: F401 - a fixture for all
 
 TINY = {
+    "precision": "fp32",  # the same on every machine
     "features.dimension": "200",
     "network.latent": "4",
     "network.width": "4",
@@ -30,6 +31,7 @@ TINY = {
 """Overrides that make every stage take seconds on the bundled digits."""
 
 TINY_DIFFUSION = {
+    "precision": "fp32",
     "epsilon": "1",  # more noise, and a faster calibration
     "network.nf": "8",
     "network.ch_mult": "[1]",

@@ -43,7 +43,7 @@ class Kind:
 
 _ALL = (
     Kind("prepare", ("dataset",), source="dpib.data.prepare", discreet=True, method=False),
-    Kind("part", ("seed",), card="size", source="dpib.stages.part", parallel=True, any_dataset=True),
+    Kind("part", ("seed", "precision"), card="size", source="dpib.stages.part", parallel=True, any_dataset=True),
     Kind(
         "query",
         (*_TASK, "delta", "relation", "data", "public_overlap", "parts"),
@@ -54,7 +54,7 @@ _ALL = (
     ),
     Kind(
         "pretrain",
-        ("public", "seed", "synthesizer", "parts"),
+        ("public", "seed", "synthesizer", "parts", "precision"),
         "own",
         card="shape",
         source="dpib.stages.pretrain",
@@ -64,7 +64,7 @@ _ALL = (
     ),
     Kind(
         "train",
-        (*_TASK, *_PRIVACY, "public", "public_overlap"),
+        (*_TASK, *_PRIVACY, "precision", "public", "public_overlap"),
         "own",
         source="dpib.stages.train",
         before=("query", "pretrain", "train"),
@@ -80,19 +80,19 @@ _ALL = (
     ),
     Kind(
         "evaluate",
-        ("dataset", "public", "seed", "unsafe_noise_seed", *_PRIVACY, "eval", "yardstick", "oracle"),
+        ("dataset", "public", "seed", "unsafe_noise_seed", "precision", *_PRIVACY, "eval", "yardstick", "oracle"),
         source="dpib.stages.evaluate",
         private_snapshot=True,
     ),
     Kind(
         "baseline",
-        ("dataset", "seed", "data", "eval", "oracle"),
+        ("dataset", "seed", "precision", "data", "eval", "oracle"),
         source="dpib.stages.baseline",
         private=False,
         private_snapshot=True,
         method=False,
     ),
-    Kind("audit", (*_TASK, *_PRIVACY), "all", source="dpib.stages.audit"),
+    Kind("audit", (*_TASK, *_PRIVACY, "precision"), "all", source="dpib.stages.audit"),
     Kind("main", recipe="all", source="dpib.pipeline", parallel=True),
     Kind("sweep", recipe="all", source="dpib.sweeps.launch", private_snapshot=True),
     Kind("trial", recipe="all", source="dpib.sweeps.slot", private_snapshot=True),

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from dpib import registry
 from dpib.metrics.schedule import Schedule
 from dpib.nn.architectures import Classifiers
+from dpib.precision import Precision
 from dpib.section import PartSettings, Positive, Section, Text
 
 Profile = Literal["smoke", "fast", "paper"]
@@ -63,6 +64,9 @@ class Config(Section):
     profile: Profile
     note: Text | None = Field(default=None, max_length=200)
     device: Literal["auto", "cpu", "cuda"]
+    precision: Precision = Field(
+        default="auto", description="of passes through networks; auto: bf16 where it is faster"
+    )
     processes: Positive = 1
     oversubscribe: bool = False
     data_root: Text | None = None

@@ -26,6 +26,7 @@ from dpib.errors import UserError
 from dpib.images import Images, from_unit
 from dpib.nn.denoiser import Denoiser
 from dpib.nn.ema import MovingAverage
+from dpib.precision import passes
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import Gradients, GradientSpec
 from dpib.privacy.per_record.base import trainable
@@ -106,7 +107,9 @@ class Diffusion:
 
         def share(step: int) -> Tensor:
             rows = [row.to(self.task.device) for row in batches.rows(loss, step)]
-            return loss.per_row(self.model, *rows).sum() / how.batch
+            with passes(self.task.lower, self.task.device):
+                losses = loss.per_row(self.model, *rows)
+            return losses.float().sum() / how.batch
 
         self._fit(shared(share, self.model, done(log, name), world), how, how.count(len(images)), name, log)
 
@@ -129,6 +132,7 @@ class Diffusion:
             splits=how.splits,
             start=done(log, "train"),
             classes=self.task.classes,
+            precision=self.task.precision,
         )
         loss = DenoisingLoss(self.settings.loss, self.model.null, how.multiplicity)
         self.average = MovingAverage(self.model, how.ema)

@@ -10,6 +10,7 @@ from dpib.images import Images, from_unit
 from dpib.kernels.fourier import FourierFeatures
 from dpib.kernels.mmd import squared_mmd
 from dpib.nn.generators import GeneratorSettings, build
+from dpib.precision import passes
 from dpib.section import Positive, Section
 from dpib.synthesizer import Log, Task
 from dpib.training import cosine, exact, fit, steps_of
@@ -48,7 +49,9 @@ class EmbeddingGenerator:
         def loss() -> Tensor:
             labels = class_batch(self.task.classes, how.batch, stream).to(self.task.device)
             noise = torch.randn(len(labels), self.network.latent, generator=stream).to(self.task.device)
-            return squared_mmd(means, features.map(self.network(noise, labels)), labels)
+            with passes(self.task.lower, self.task.device):
+                images = self.network(noise, labels)
+            return squared_mmd(means, features.map(images.float()), labels)
 
         fit(
             self.network,

@@ -12,6 +12,7 @@ from dpib import seeding
 from dpib.images import Images
 from dpib.metrics.schedule import Schedule
 from dpib.nn.ema import MovingAverage
+from dpib.precision import passes
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,13 @@ class Epoch:
 
 
 def train_classifier(
-    network: nn.Module, images: Images, schedule: Schedule, seed: int, name: str, device: torch.device
+    network: nn.Module,
+    images: Images,
+    schedule: Schedule,
+    seed: int,
+    name: str,
+    device: torch.device,
+    lower: bool = False,
 ) -> Iterator[Epoch]:
     """Train `network` on `images` from scratch and yield every epoch.
 
@@ -36,6 +43,7 @@ def train_classifier(
         seed: of the order of the batches, of augmentation and of dropout.
         name: for the progress bar and the seed.
         device: where it is trained.
+        lower: passes are made in bfloat16.
 
     Raises:
         ValueError: when the images do not fill one batch.
@@ -57,7 +65,9 @@ def train_classifier(
             for index in permutation[: per_epoch * schedule.batch].split(schedule.batch):
                 batch = images.take(index)
                 x = augmented(batch.x, schedule, changes)
-                loss = F.cross_entropy(network(_scaled(x, device)), batch.y.to(device))
+                with passes(lower, device):
+                    scores = network(_scaled(x, device))
+                loss = F.cross_entropy(scores.float(), batch.y.to(device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -65,7 +75,7 @@ def train_classifier(
                 average.update(network)
                 total += loss.detach()
                 bar.update()
-        yield Epoch(number, float(total) / per_epoch, average.network, predictor(average.network, device))
+        yield Epoch(number, float(total) / per_epoch, average.network, predictor(average.network, device, lower))
     bar.close()
 
 
@@ -88,14 +98,15 @@ def augmented(x: Tensor, schedule: Schedule, generator: torch.Generator) -> Tens
     return x
 
 
-def predictor(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+def predictor(network: nn.Module, device: torch.device, lower: bool = False) -> Callable[[Tensor], Tensor]:
     """Return a function from uint8 images to predicted labels by `network`, which is in evaluation mode."""
     # On a CPU more images at a time leave the cache, and their activations are given back to the system each time.
     size = 1000 if device.type == "cuda" else 100
 
     @torch.inference_mode()
     def predict(x: Tensor) -> Tensor:
-        return torch.cat([network(_scaled(piece, device)).argmax(1).cpu() for piece in x.split(size)])
+        with passes(lower, device):
+            return torch.cat([network(_scaled(piece, device)).argmax(1).cpu() for piece in x.split(size)])
 
     return predict
 

@@ -17,6 +17,7 @@ from dpib.errors import UserError
 from dpib.images import Epochs, Images, to_unit
 from dpib.nn.weights import read_weights
 from dpib.paths import written_path
+from dpib.precision import passes
 from dpib.section import PartSettings, Positive
 from dpib.synthesizer import Log, Task
 from dpib.training import cosine, done, fit, shared
@@ -93,7 +94,9 @@ class Classifier:
                 mirrored = torch.rand(len(x), generator=seeding.generator(seed, "classifier", "flip", step)) < 0.5
                 x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
             own = slice(world.rank, None, world.size)
-            return F.cross_entropy(network(x[own].to(device)), batch.y[own].to(device), reduction="sum") / how.batch
+            with passes(self.task.lower, device):
+                scores = network(x[own].to(device))
+            return F.cross_entropy(scores.float(), batch.y[own].to(device), reduction="sum") / how.batch
 
         steps = how.epochs * (len(images) // how.batch)
         fit(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from dpib.distributed import World, unflatten
 from dpib.images import Images
+from dpib.precision import Precision
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import BudgetError
 from dpib.privacy.per_record.autotune import Choice, choose
 from dpib.privacy.per_record.base import LEAST_CLIP, RecordLoss, trainable
 from dpib.privacy.per_record.draws import draw
+from dpib.privacy.per_record.lowered import Lowered
 from dpib.privacy.per_record.probes import Probes
 from dpib.privacy.per_record.refuse import refuse
 from dpib.privacy.per_record.state import versions
@@ -43,6 +45,7 @@ class GradientSpec:
         splits: or the number of pieces that every logical batch is cut into.
         start: the first step, after a resume.
         classes: labels of the made-up images that the start-up check runs on.
+        precision: of passes through the network; nothing that is clipped, summed or noised is less than float32.
     """
 
     clip: float
@@ -52,6 +55,7 @@ class GradientSpec:
     splits: int | None = None
     start: int = 0
     classes: int = 1
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         # Gradients are float32: the squares that a smaller norm is made of would vanish.
@@ -160,5 +164,17 @@ def prepare(
     probes = Probes(loss, images.shape, spec.classes, device)
     with torch.random.fork_rng():
         refuse(model, loss, probes)
-        choice = choose(model, loss, probes, spec.strategy, spec.physical)
-    return PrivateSteps(images, charge, loss, model, spec, choice, noise, world)
+        choice = _agreed(model, loss, probes, spec, world)
+    used = Lowered(loss) if choice.lower else loss
+    return PrivateSteps(images, charge, used, model, spec, choice, noise, world)
+
+
+def _agreed(model: nn.Module, loss: RecordLoss, probes: Probes, spec: GradientSpec, world: World) -> Choice:
+    """Return this process's choice; where the precision is found by timing, rank 0 finds it for all."""
+    timed = spec.precision == "auto" and world.size > 1
+    if timed and not world.leads:
+        spec = replace(spec, precision="bf16" if world.share() == "bf16" else "fp32")
+    choice = choose(model, loss, probes, spec.strategy, spec.physical, spec.precision)
+    if timed and world.leads:
+        world.share("bf16" if choice.lower else "fp32")
+    return choice

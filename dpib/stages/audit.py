@@ -1,6 +1,7 @@
 """Audit: run a method on made-up images far enough to learn what it releases, then attack each of its mechanisms."""
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from dpib import seeding
 from dpib.atomic import write_text
 from dpib.checkpoint import State
 from dpib.images import Images
+from dpib.precision import settled
 from dpib.privacy.audit import (
     black_box,
     canaries,
@@ -116,7 +118,10 @@ def _attack(context: Context, charge: Charge, mechanism: Mechanism | None, n: in
         found = sums.audit_sum(charge, mechanism.feature, shape, classes)
         return found + (black_box.audit_sum(charge, mechanism.feature, shape, classes) if black else [])
     if isinstance(mechanism, StepsMechanism):
-        loss, model, spec = mechanism.loss, mechanism.model, mechanism.spec
+        loss, model = mechanism.loss, mechanism.model
+        # Two trainings that are compared must not differ in what either found faster.
+        device = next(model.parameters()).device
+        spec = replace(mechanism.spec, precision=settled(mechanism.spec.precision, device))
         found = steps.audit_steps(charge, loss, model, spec, shape, classes)
         found += canaries.audit_canaries(charge, spec, loss.multiplicity, n)
         found += together.audit_together(charge, spec, loss.multiplicity)

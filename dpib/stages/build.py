@@ -87,7 +87,8 @@ def task_of(config: Config, card: Card, device: torch.device, world: World, part
         return part.network().to(device).eval().requires_grad_(False)
 
     classes = public_classes(config.public, config.data_root) if config.public is not None else None
-    return Task(card.shape, len(card.classes), config.seed, device, world, tuple(card.classes), classes, network)
+    names = tuple(card.classes)
+    return Task(card.shape, len(names), config.seed, device, world, names, classes, network, config.precision)
 
 
 def _made(maker: Any, settings: Section, task: Task, config: Config, card: Card) -> Any:

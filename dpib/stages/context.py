@@ -10,6 +10,7 @@ from dpib.atomic import write_text
 from dpib.config import Config
 from dpib.data.catalog import Card
 from dpib.distributed import World
+from dpib.precision import lowers
 from dpib.synthesizer import Log
 
 
@@ -30,6 +31,11 @@ class Context:
     log: Log
     world: World
     parts: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def lower(self) -> bool:
+        """Whether passes through networks are made in bfloat16."""
+        return lowers(self.config.precision, self.device)
 
     def named(self, name: str) -> str:
         """Return the name under which this work charges: `name`, or the one that it was begun under."""

@@ -103,7 +103,8 @@ def race(
             log.say(f"evaluate: {name} was finished before the interruption")
             continue
         made = network(context, name)
-        for epoch in train_classifier(made, fitted, config.eval.schedule, config.seed, name, context.device):
+        how = (config.eval.schedule, config.seed, name, context.device, context.lower)
+        for epoch in train_classifier(made, fitted, *how):
             candidate = f"{name}/{epoch.number}"
             found.losses[candidate] = epoch.loss
             found.syn[candidate] = accuracy(epoch.predict(held.x) == held.y)
@@ -141,7 +142,7 @@ def restored(context: Context, name: str, state: checkpoint.State) -> Predictor:
     made = network(context, name)
     made.load_state_dict(state)
     made.to(context.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return predictor(made, context.device)
+    return predictor(made, context.device, context.lower)
 
 
 def hold_out(config: Config, images: Images) -> tuple[Images, Images]:

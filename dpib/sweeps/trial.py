@@ -80,7 +80,7 @@ def fit(context: Context, images: Images, stop: Stop) -> Fitted | None:
         last = None
         network = judge.network(context, name)
         schedule, seed = context.config.eval.schedule, context.config.seed
-        for last in train_classifier(network, fitted, schedule, seed, name, context.device):
+        for last in train_classifier(network, fitted, schedule, seed, name, context.device, context.lower):
             value = accuracy(last.predict(held.x) == held.y)
             context.log.curve(f"utility/{name}/loss", last.loss, last.number)
             context.log.curve(f"utility/{name}/synthetic_accuracy", value, last.number)

@@ -14,9 +14,11 @@ from dpib.privacy.audit.noise import audit_noise
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import GradientSpec
 from dpib.privacy.per_record.base import RecordLoss
+from dpib.privacy.per_record.draws import draw
 from dpib.privacy.rng import NoiseSource
 
 _ROUNDING = 1e-4  # of float32 gradients cast for the optimiser
+_ALIKE = 16  # equal images whose draws are compared
 _STRETCHES = ((1.0,) * 6, (1.0, 1e-3, 1e4, torch.inf, 30.0, 1.0))
 
 
@@ -38,6 +40,7 @@ def audit_steps(
     return [
         *(_sensitivity(charge, _stretched(loss, images, factors), model, fresh, images) for factors in _STRETCHES),
         *_noise(charge, records.NullableLoss(loss), model, fresh, records.nulls(2, shape)),
+        _draws(charge, loss, spec, images.take(torch.zeros(_ALIKE, dtype=torch.int64))),
     ]
 
 
@@ -71,6 +74,18 @@ def _noise(charge: Charge, loss: RecordLoss, model: nn.Module, spec: GradientSpe
         for step in _steps(images, planned, loss, model, begun, NoiseSource())
     ]
     return audit_noise(charge.name, runs)
+
+
+def _draws(charge: Charge, loss: RecordLoss, spec: GradientSpec, images: Images) -> Finding:
+    """Compare the draws of equal images: where a step's are fresh, those of two records must differ as well."""
+    place, device = torch.arange(len(images)), torch.device("cpu")
+    first, second = (draw(loss, images, place, spec.seed, step, device) for step in (0, 1))
+    fresh = [rows.flatten(1) for rows, later in zip(first, second, strict=True) if not torch.equal(rows, later)]
+    alike = torch.ones(len(images), len(images), dtype=torch.bool)
+    for rows in fresh:
+        alike &= (rows[:, None] == rows).all(2)
+    pairs = int(alike.triu(1).sum()) if fresh else 0
+    return Finding(charge.name, "noise", "pairs of records with the same draws", pairs, "0", pairs == 0)
 
 
 def _steps(

@@ -15,10 +15,12 @@ import torch
 from torch import nn
 
 from dpib.errors import UserError
+from dpib.precision import Precision, lowers, multiplies_faster
 from dpib.privacy.per_record import memory
 from dpib.privacy.per_record.base import ClippedSum, RecordLoss, Rows
 from dpib.privacy.per_record.blame import first_line
 from dpib.privacy.per_record.equality import Case, cases
+from dpib.privacy.per_record.lowered import Lowered
 from dpib.privacy.per_record.probes import Probes
 
 TOLERANCE = 1e-5
@@ -36,11 +38,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choice:
-    """A strategy that was found right, and how many records it takes at a time."""
+    """A strategy that was found right, how many records it takes at a time, and whether it does so in bfloat16."""
 
     name: str
     clipped_sum: ClippedSum
     physical: int
+    lower: bool = False
 
 
 def load(name: str) -> ClippedSum:
@@ -49,7 +52,14 @@ def load(name: str) -> ClippedSum:
     return function
 
 
-def choose(model: nn.Module, loss: RecordLoss, probes: Probes, strategy: str, physical: int | None) -> Choice:
+def choose(
+    model: nn.Module,
+    loss: RecordLoss,
+    probes: Probes,
+    strategy: str,
+    physical: int | None,
+    precision: Precision = "fp32",
+) -> Choice:
     """Return `strategy`, or the fastest one for "auto", after comparing it with the record loop.
 
     How many records are taken at a time is found by timing too: larger chunks fill the processor, until they leave
@@ -61,6 +71,7 @@ def choose(model: nn.Module, loss: RecordLoss, probes: Probes, strategy: str, ph
         probes: made-up records.
         strategy: "auto" or one of `STRATEGIES`.
         physical: records at a time; none: the fastest number of those that fit the free memory.
+        precision: of passes through the network; "auto" times both. Strategies are compared in float32 in any case.
 
     Raises:
         UserError: when the strategy asked for is wrong on this model, or cannot run it.
@@ -68,11 +79,13 @@ def choose(model: nn.Module, loss: RecordLoss, probes: Probes, strategy: str, ph
     names = list(STRATEGIES) if strategy == "auto" else [strategy]
     troubles = _troubles(names, model, loss, probes)
     most = physical or memory.fitting(model, loss, probes.random(1))
-    found: dict[str, tuple[float, int]] = {}
+    losses = _losses(loss, precision, probes.device)
+    found: dict[tuple[str, bool], tuple[float, int]] = {}
     for name in names:
-        if troubles[name] is None:
+        for lower, used in losses.items() if troubles[name] is None else ():
             try:
-                found[name] = _cost(name, model, loss, probes, most, physical, len(names) > 1)
+                compared = len(names) * len(losses) > 1
+                found[name, lower] = _cost(name, model, used, probes, most, physical, compared)
             except Exception as error:  # noqa: BLE001 - a strategy that raises anything is out
                 troubles[name] = first_line(error)
     for name, trouble in troubles.items():
@@ -82,9 +95,21 @@ def choose(model: nn.Module, loss: RecordLoss, probes: Probes, strategy: str, ph
             _log.info("gradient strategy %s is out: %s", name, trouble)
     if not found:
         raise UserError(f"no gradient strategy runs this model; loop: {troubles['loop']}")
-    best = min(found, key=found.__getitem__)
-    _log.info("gradient strategy %s; seconds per random image, and images at a time: %s", best, found)
-    return Choice(best, load(best), found[best][1])
+    name, lower = best = min(found, key=found.__getitem__)
+    _log.info("gradient strategy %s, bfloat16: %s; seconds per random image, and images at a time: %s", *best, found)
+    if lower:
+        apart = next(cases(model, loss, probes)).difference(load(name), model, losses[True])
+        _log.info("gradients of random images in bfloat16 differ from those in float32 by %.1e of their norm", apart)
+    return Choice(name, load(name), found[best][1], lower)
+
+
+def _losses(loss: RecordLoss, precision: Precision, device: torch.device) -> dict[bool, RecordLoss]:
+    """Return what is to be timed: the loss in float32 (False), in bfloat16 (True), or both."""
+    both: dict[bool, RecordLoss] = {False: loss, True: Lowered(loss)}
+    if precision == "auto" and multiplies_faster(device):
+        return both
+    lower = lowers(precision, device)
+    return {lower: both[lower]}
 
 
 def _troubles(names: list[str], model: nn.Module, loss: RecordLoss, probes: Probes) -> dict[str, str | None]:

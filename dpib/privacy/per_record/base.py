@@ -94,7 +94,8 @@ def _row_norms(rows: Tensor) -> Tensor:
 
 def clip_and_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
     """Clip per-record gradients [b, *shape], one tensor per parameter, and sum them over the records."""
-    flat = [g.reshape(len(g), -1) for g in gradients]  # of a scalar parameter: [b]
+    # Of a scalar parameter: [b]. Whatever the passes were made in, what is clipped is float32.
+    flat = [g.reshape(len(g), -1).to(torch.promote_types(g.dtype, torch.float32)) for g in gradients]
     of = norms(flat)
     weights, lost = factors(of, clip), ~bounded(of)
     # Nothing times NaN is NaN: such records are blanked before the product. To ask whether there are any is cheaper,

@@ -26,7 +26,7 @@ class Sink:
     def add(self, parameter: Tensor | None, gradient: Callable[[], Tensor]) -> None:
         """Add `gradient()` [b, *shape] to that of `parameter`, unless it is absent or frozen."""
         if parameter is not None and parameter.requires_grad:
-            value, key = gradient(), id(parameter)
+            value, key = gradient().to(parameter.dtype), id(parameter)
             self.of[key] = self.of[key] + value if key in self.of else value
 
     def by_record(self, tensor: Tensor) -> Tensor:
@@ -36,10 +36,19 @@ class Sink:
         return tensor.reshape(self.records, -1, *tensor.shape[1:])
 
 
+def _lowered(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """Return tensors in what autocast multiplies in, which it asks of ordinary layers by itself."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return (x, *others)
+    return tuple(None if t is None else t.to(torch.get_autocast_dtype(kind)) for t in (x, *others))
+
+
 class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Linear, sink: Sink) -> Tensor:
-        ctx.save_for_backward(x)
+        x, weight, bias = _lowered(x, weight, bias)
+        ctx.save_for_backward(x, weight)
         ctx.layer, ctx.sink = layer, sink
         y: Tensor = nn.functional.linear(x, weight, bias)
         return y
@@ -47,67 +56,68 @@ class _Linear(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
-        (x,), layer, sink = ctx.saved_tensors, ctx.layer, ctx.sink
+        (x, weight), layer, sink = ctx.saved_tensors, ctx.layer, ctx.sink
         y_rows, x_rows = (sink.by_record(t).flatten(1, -2) for t in (gy, x))
         sink.add(layer.weight, lambda: torch.bmm(y_rows.mT, x_rows))
         sink.add(layer.bias, lambda: y_rows.sum(1))
-        return gy @ layer.weight if ctx.needs_input_grad[0] else None, None, None, None, None
+        return gy @ weight if ctx.needs_input_grad[0] else None, None, None, None, None
 
 
 class _Conv2d(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d, sink: Sink) -> Tensor:
-        ctx.save_for_backward(x)
+        x, weight, bias = _lowered(x, weight, bias)
+        ctx.save_for_backward(x, weight)
         ctx.layer, ctx.sink = layer, sink
         return nn.functional.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
-        (x,), layer, sink = ctx.saved_tensors, ctx.layer, ctx.sink
-        gx = _conv_backward(layer, gy, x, 0) if ctx.needs_input_grad[0] else None
+        (x, weight), layer, sink = ctx.saved_tensors, ctx.layer, ctx.sink
+        gx = _conv_backward(layer, weight, gy, x, 0) if ctx.needs_input_grad[0] else None
         weights = _conv_weights if x.is_cuda else _conv_weights_one_by_one
-        sink.add(layer.weight, lambda: weights(layer, sink.by_record(gy), sink.by_record(x)))
+        sink.add(layer.weight, lambda: weights(layer, weight, sink.by_record(gy), sink.by_record(x)))
         sink.add(layer.bias, lambda: sink.by_record(gy).sum((1, 3, 4)))
         return gx, None, None, None, None
 
 
-def _conv_backward(layer: nn.Conv2d, gy: Tensor, x: Tensor, which: int) -> Tensor:
+def _conv_backward(layer: nn.Conv2d, weight: Tensor, gy: Tensor, x: Tensor, which: int) -> Tensor:
     """Return the gradient of a convolution's input (`which` = 0) or of its weight, summed over rows (1)."""
     how = (list(layer.stride), list(layer.padding), list(layer.dilation), False, [0, 0], layer.groups)
     mask = [which == 0, which == 1, False]
-    result = torch.ops.aten.convolution_backward(gy, x, layer.weight, None, *how, mask)[which]
+    result = torch.ops.aten.convolution_backward(gy, x, weight, None, *how, mask)[which]
     assert isinstance(result, Tensor)
     return result
 
 
-def _conv_weights_one_by_one(layer: nn.Conv2d, gy: Tensor, x: Tensor) -> Tensor:
+def _conv_weights_one_by_one(layer: nn.Conv2d, weight: Tensor, gy: Tensor, x: Tensor) -> Tensor:
     """Return weight gradients [b, *shape] from [b, K, ...]: the library's own kernel, a record at a time.
 
     On a CPU it beats one grouped convolution and unfold-then-multiply by a factor of two.
     """
-    out = gy.new_empty(len(gy), *layer.weight.shape)
+    out = layer.weight.new_empty(len(gy), *weight.shape)
     for i in range(len(gy)):
-        out[i] = _conv_backward(layer, gy[i], x[i], 1)
+        out[i] = _conv_backward(layer, weight, gy[i], x[i], 1)
     return out
 
 
-def _conv_weights(layer: nn.Conv2d, gy: Tensor, x: Tensor) -> Tensor:
+def _conv_weights(layer: nn.Conv2d, weight: Tensor, gy: Tensor, x: Tensor) -> Tensor:
     """Return weight gradients [b, *shape] from [b, K, ...] by one product that contracts K and all positions."""
     b, k, g = *gy.shape[:2], layer.groups
     assert not isinstance(layer.padding, str)  # see forward_into
     patches = nn.functional.unfold(
-        x.flatten(0, 1), layer.weight.shape[2:], layer.dilation, layer.padding, layer.stride
+        x.flatten(0, 1), weight.shape[2:], layer.dilation, layer.padding, layer.stride
     )  # [b K, C * kernel, positions]
     left = gy.reshape(b, k, g, gy.shape[2] // g, -1)
     right = patches.view(b, k, g, patches.shape[1] // g, -1)
-    return torch.einsum("bkgop,bkgip->bgoi", left, right).reshape(b, *layer.weight.shape)
+    return torch.einsum("bkgop,bkgip->bgoi", left, right).reshape(b, *weight.shape)
 
 
 class _GroupNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: nn.GroupNorm, sink: Sink) -> Tensor:
-        x = x.contiguous()
+        x = x.contiguous().to(weight.dtype)
         n, c = x.shape[:2]
         ctx.size = (n, c, x[0, 0].numel(), layer.num_groups)
         y, mean, rstd = torch.ops.aten.native_group_norm(x, weight, bias, *ctx.size, layer.eps)
@@ -137,6 +147,7 @@ class _GroupNorm(Function):
 class _LayerNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.LayerNorm, sink: Sink) -> Tensor:
+        x = x.to(weight.dtype)
         y, mean, rstd = torch.native_layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
         ctx.save_for_backward(x, mean, rstd)
         ctx.layer, ctx.sink = layer, sink

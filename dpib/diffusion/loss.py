@@ -1,7 +1,9 @@
 """The denoising loss, drawn K times per record (Karras et al. 2022; Dockhorn et al.: DPDM, TMLR 2023)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from pydantic import Field
@@ -66,7 +68,8 @@ class DenoisingLoss:
 
     def _quantile(self) -> float:
         """Return what a standard normal number is below with the probability of a dropped label."""
-        return float(torch.special.ndtri(torch.tensor(self.settings.label_dropout, dtype=torch.float64)))
+        share = self.settings.label_dropout
+        return NormalDist().inv_cdf(share) if 0 < share < 1 else (share - 0.5) * math.inf
 
     def per_row(self, model: nn.Module, *rows: Tensor) -> Tensor:
         """Return one loss per row, float [rows]."""

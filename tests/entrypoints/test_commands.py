@@ -100,7 +100,7 @@ def test_what_nobody_foresaw_is_one_line_and_its_traceback_a_private_file(tracki
     def broken(*_):
         raise ValueError("two\nlines")
 
-    monkeypatch.setattr("entrypoints.baseline.run_baseline", broken)
+    monkeypatch.setattr("dpib.pipeline.run_baseline", broken)
     line = last_line(call("baseline"))
     assert line.startswith("Error: ValueError: two lines: nobody foresaw this; the traceback is in ")
     (log,) = (tmp_path / "home" / "logs").iterdir()
@@ -111,7 +111,7 @@ def test_what_nobody_foresaw_is_one_line_and_its_traceback_a_private_file(tracki
 
 def test_a_traceback_that_cannot_be_kept_hides_nothing(tracking_uri, tmp_path, monkeypatch):
     (tmp_path / "home").write_text("a file")
-    monkeypatch.setattr("entrypoints.baseline.run_baseline", lambda *_: 1 / 0)
+    monkeypatch.setattr("dpib.pipeline.run_baseline", lambda *_: 1 / 0)
     assert "ZeroDivisionError: division by zero: nobody foresaw this, and" in last_line(call("baseline"))
 
 
@@ -136,7 +136,7 @@ def test_a_full_folder_is_named_where_the_error_names_none(tracking_uri, tmp_pat
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("entrypoints.baseline.run_baseline", full)
+    monkeypatch.setattr("dpib.pipeline.run_baseline", full)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=0 if place == tmp_path else 10**12))
     assert f"the disk is full ({tmp_path / 'home'}, {tmp_path}): free some space" in last_line(call("baseline"))
 

@@ -70,7 +70,7 @@ class Sensitive:
         Raises:
             UserError: when that data set holds some of these images, which no account can tell apart.
         """
-        if account.images is not None and account.images == self._identity.told:
+        if self.published(account):
             return True
         if any(self._members in self._journal.seen_by(_as_set(origin)) for origin in account.origins):
             return True
@@ -113,13 +113,17 @@ class Sensitive:
     def _count(self, others: Images) -> int:
         return count_duplicates(self._train, others) if others.shape == self._train.shape else 0
 
+    def published(self, account: Account) -> bool:
+        """Return whether an account is about these images, which everybody may know."""
+        return account.images is not None and account.images == self._identity.told
+
     def trained(self, account: Account) -> bool:
         """Return whether every training of `account` is known to have seen these images, split like this."""
         return not any(event.scope == "train" for event in account.events) or self.known(account)
 
     def known(self, account: Account) -> bool:
         """Return whether all that `account` speaks of is known to have seen these images."""
-        if account.images is not None and account.images == self._identity.told:
+        if self.published(account):
             return True
         seen = [self._journal.seen_by(origin) for origin in account.origins]
         return bool(seen) and all(digests == {self._identity.digest} for digests in seen)
@@ -128,9 +132,13 @@ class Sensitive:
         """Remember what is about to be spent on the held-out images to judge what `keys` name."""
         self._journal.spend(keys, self._names, [(event.id, event.model_dump_json()) for event in events])
 
-    def spent(self, keys: Sequence[str]) -> list[Event]:
-        """Return what this machine knows to have been spent on the held-out images to judge what `keys` name."""
-        return [Event.model_validate_json(text) for text in self._journal.spent(keys, self._names)]
+    def spent(self, keys: Sequence[str], these: bool = False) -> list[Event]:
+        """Return what this machine knows to have been spent on the held-out images to judge what `keys` name.
+
+        Under a name other images may have been held out than now; `these` leaves out what was spent on such.
+        """
+        names = self._names[1:] if these else self._names
+        return [Event.model_validate_json(text) for text in self._journal.spent(keys, names)]
 
     def vault(self, scope: Scope, ledger: Ledger, plan: Plan, folder: Path, world: World | None = None) -> Vault:
         """Return the vault of one scope; finished releases are kept in `folder`."""

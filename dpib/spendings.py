@@ -45,34 +45,39 @@ class Spendings:
         self.sensitive.spend(self.own, events)
         self.store.text(self.run, account.text(), str(LEDGER))
 
-    def known(self, dataset: str) -> list[Event]:
-        """Return every event on held-out images of `dataset` that is known, each once.
+    def continued(self, account: Account) -> Account:
+        """Return `account` with all that is known to have been spent on held-out images to judge this training.
+
+        Its scopes stay disjoint only if the training is known to have seen these images, split like this, and what is
+        added to have been spent on the very images that are held out here: others may be in this training.
 
         Raises:
             UserError: when a finished run spent what nobody can read any more.
         """
         keys = list(dict.fromkeys([*self.trainings, *self.own]))
         found = {event.id: event for event in self.sensitive.spent(keys)}
+        here = {event.id for event in self.sensitive.spent(keys, these=True)}
         for run, finished in self.store.tagged(TAG, keys):
-            found.update({event.id: event for event in self._stored(run, finished, dataset)})
-        return list(found.values())
+            stored = self._stored(run, finished, account.dataset)
+            events = [event for event in stored.events if event.scope == "val"] if stored else []
+            found.update({event.id: event for event in events})
+            if stored is not None and self.sensitive.published(stored):
+                here |= {event.id for event in events}
+        added = set(found) - {event.id for event in account.events}
+        apart = account.disjoint and self.sensitive.trained(account) and added <= here
+        return spent_since(account, found.values()).model_copy(update={"disjoint": apart})
 
-    def continued(self, account: Account) -> Account:
-        """Return `account` with all that is known, its scopes disjoint only if the training saw these images."""
-        grown = spent_since(account, self.known(account.dataset))
-        return grown.model_copy(update={"disjoint": account.disjoint and self.sensitive.trained(account)})
-
-    def _stored(self, run: str, finished: bool, dataset: str) -> Sequence[Event]:
+    def _stored(self, run: str, finished: bool, dataset: str) -> Account | None:
+        """Return what the ledger of another run says of a data set, if it has one that says anything."""
         try:
-            account = about(Account.parse(self.store.fetch(run, str(LEDGER)).read_text()), dataset)
+            return about(Account.parse(self.store.fetch(run, str(LEDGER)).read_text()), dataset)
         except UserError as error:
             if not finished:
-                return []  # what it had not tracked, nobody has seen
+                return None  # what it had not tracked, nobody has seen
             raise UserError(
                 f"run {run} spent on the same held-out images, and how much cannot be read ({error}): restore its "
                 "artifacts, or give -P eval.mode=syn, which spends nothing"
             ) from None
-        return [event for event in account.events if event.scope == "val"] if account else []
 
 
 def labelled_digest(images: Images) -> str:

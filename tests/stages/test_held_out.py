@@ -41,6 +41,31 @@ def test_what_held_out_images_spent_is_continued_by_file_and_by_run(small, store
     assert len({event.id for event in ledger(store, again).events if event.scope == "val"}) >= 6
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_was_spent_on_images_that_trained_counts_beside_the_training(
+    small, store, data_root, monkeypatch, tmp_path, elsewhere
+):
+    def order(images):
+        shutil.rmtree(data_root / "own", ignore_errors=True)
+        own_set(data_root, "own", "digits_28", images)
+
+    order(slice(None))
+    config, card = small(dataset="own")
+    drawn = run_generate(config, card, store, run_train(config, card, store).run_id)
+    gen = store.fetch(drawn.run_id, str(GEN))
+    # In another order other images are held out, which this training saw.
+    order(slice(None, None, -1))
+    if elsewhere:
+        monkeypatch.setenv("DPIB_HOME", str(tmp_path / "another home"))
+    reversed_ = run_evaluate(config, card, store, gen, "by file")
+    assert reversed_.metrics["privacy/epsilon"] == pytest.approx(20, rel=1e-3)
+    order(slice(None))
+    monkeypatch.setenv("DPIB_HOME", str(tmp_path / "home"))
+    again = run_evaluate(config, card, store, gen, drawn.run_id)
+    assert not ledger(store, again).disjoint
+    assert again.metrics["privacy/epsilon"] == pytest.approx(30, rel=1e-3)
+
+
 def test_what_another_machine_spent_is_found_in_the_store(small, store, data_root, monkeypatch, tmp_path):
     own_set(data_root, "own", "digits_28")
     for name, unknown in (("digits_28", 0), ("own", 10)):
@@ -64,12 +89,12 @@ def test_an_evaluation_tells_the_store_what_it_will_spend_before_it_looks_for_ot
     gen = store.fetch(run_generate(config, card, store, run_train(config, card, store).run_id).run_id, str(GEN))
     seen = []
 
-    def looks(self, dataset):
+    def looks(self, account):
         found = Account.parse(self.store.fetch(self.run, "privacy/ledger.json").read_text())
         seen.extend(event.id for event in found.events if event.scope == "val")
         raise RuntimeError("that is all that is to be seen")
 
-    monkeypatch.setattr(Spendings, "known", looks)
+    monkeypatch.setattr(Spendings, "continued", looks)
     with pytest.raises(RuntimeError, match="all that is to be seen"):
         run_evaluate(config, card, store, gen, "g")
     assert [name.partition("/select/")[2] for name in seen] == ["resnet", "best"]

@@ -37,6 +37,10 @@ PARTS: dict[str, dict[str, str]] = {
 }
 
 _METHODS = ("plan", "query", "pretrain", "train", "generate", "class_proportions", "state_dict", "load_state_dict")
+_NEEDS = {
+    "lesson": ("reads_public", "charges", "query", "images"),
+    "part": ("fit", "network", "state_dict", "load_state_dict"),
+}
 _STAGES = {"query", "pretrain", "train", "generate"}
 
 
@@ -93,11 +97,15 @@ def chosen(kind: str) -> Callable[[Any], Section]:
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             raise ValueError(f"give kind: one of {', '.join(PARTS[kind])}")
         try:
-            declared = _declared(load(kind, value["kind"]))
+            maker = load(kind, value["kind"])
         except UserError as error:
             raise ValueError(str(error)) from None
+        declared = _declared(maker)
+        lacks = [name for name in _NEEDS.get(kind, ()) if not hasattr(maker, name)]
         if declared is None:
-            raise ValueError(f"{value['kind']} is no {kind}, it lacks Settings of type Section: see docs/extend.md")
+            lacks.insert(0, "Settings of type Section")
+        if declared is None or lacks:
+            raise ValueError(f"{value['kind']} is no {kind}, it lacks {', '.join(lacks)}: see docs/extend.md")
         found = checked(declared, value)
         if isinstance(found, list):
             raise ValueError(f"{value['kind']}: {'; '.join(found)}")

@@ -165,3 +165,19 @@ def test_what_goes_on_from_public_images_is_not_trained_from_nothing(method):
     require_pretraining(config, started=True)
     for key, value in (("public", "glyphs_28"), ("pretraining", "optional"), ("method", "dpdm"), ("method", "dp-merf")):
         require_pretraining(compose({"method": method, key: value})[0], started=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "lacks"),
+    [
+        ("", "Settings of type Section, reads_public, charges, query, images"),
+        ("Settings = LessonSettings", "reads_public, charges, query, images"),
+        ("Settings = LessonSettings; reads_public = False; query = images = print", "charges"),
+    ],
+)
+def test_a_lesson_from_outside_that_is_none_is_told_what_it_lacks(tmp_path, monkeypatch, body, lacks):
+    monkeypatch.chdir(tmp_path)
+    source = f"from dpib.diffusion.lessons.lesson import LessonSettings\nclass X:\n    Found = 1; {body}\n"
+    (tmp_path / "bare.py").write_text(source)
+    with pytest.raises(UserError, match=f"bare.py:X is no lesson, it lacks {lacks}: see"):
+        compose({"method": "dp-feta", "dataset": "digits_28", "lessons": "[{kind: 'bare.py:X'}]"})

@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.denoising import WORKLOADS
 from benchmarks.dp_step_sides import NON_PRIVATE, Work, names, step
+from benchmarks.turns import in_turns
 
 TARGETS = {1: 1.35, 8: 1.15, 32: 1.1}
 COLUMNS = ("K", "B", "side", "ms per step", "ratio", "target", "peak MB")
@@ -77,15 +78,7 @@ def main(
 def _times(sides: list[str], work: Work, rounds: int, clock: str) -> dict[str, list[float]]:
     """Return seconds per step of every side, `rounds` of each, taken in turns after one warm-up."""
     now = time.perf_counter if clock == "wall" else time.process_time
-    steps = {side: step(side, work) for side in sides}
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(rounds + 1):
-        for side, run in steps.items():
-            begun = now()
-            run()
-            if turn:
-                times[side].append(now() - begun)
-    return times
+    return dict(zip(sides, in_turns([step(side, work) for side in sides], rounds, now), strict=True))
 
 
 def _peak(side: str, work: Work) -> float:

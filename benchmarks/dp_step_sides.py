@@ -76,9 +76,6 @@ class _Bare:
     def __init__(self, records: int) -> None:
         self._records = records
 
-    def uniform(self, *shape: int) -> Tensor:
-        return torch.rand(self._records, *shape)
-
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(self._records, *shape)
 

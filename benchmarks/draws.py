@@ -12,6 +12,7 @@ from collections.abc import Callable
 import click
 import torch
 
+from benchmarks.turns import in_turns
 from dpib.diffusion.loss import DenoisingLoss, LossSettings
 from dpib.images import Images
 from dpib.privacy.per_record.draws import draw
@@ -56,15 +57,7 @@ def main(records: int, parameters: int, rounds: int, threads: int, device: str) 
 
 
 def _medians(rounds: int, *sides: Callable[[], object]) -> list[float]:
-    """Return the median seconds of every side, taken in turns after one warm-up."""
-    times: list[list[float]] = [[] for _ in sides]
-    for turn in range(rounds + 1):
-        for took, side in zip(times, sides, strict=True):
-            begun = time.perf_counter()
-            side()
-            if turn:
-                took.append(time.perf_counter() - begun)
-    return [statistics.median(took) for took in times]
+    return [statistics.median(took) for took in in_turns(sides, rounds, time.perf_counter)]
 
 
 if __name__ == "__main__":

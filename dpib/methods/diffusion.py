@@ -26,10 +26,10 @@ from dpib.errors import UserError
 from dpib.images import Images, from_unit
 from dpib.nn.denoiser import Denoiser
 from dpib.nn.ema import MovingAverage
-from dpib.precision import passes
 from dpib.privacy.events import Charge
 from dpib.privacy.gradients import Gradients, GradientSpec
 from dpib.privacy.per_record.base import trainable
+from dpib.privacy.per_record.lowered import Lowered
 from dpib.privacy.vault import Vault
 from dpib.section import Section
 from dpib.synthesizer import Log, Task
@@ -103,13 +103,12 @@ class Diffusion:
         world = self.task.world
         batches = PublicBatches(images, how, self.model.null, self.task.seed, name, world)
         loss = DenoisingLoss(self.settings.loss, self.model.null)
+        used = Lowered(loss) if self.task.lower else loss
         self.average = MovingAverage(self.model, how.ema)
 
         def share(step: int) -> Tensor:
             rows = [row.to(self.task.device) for row in batches.rows(loss, step)]
-            with passes(self.task.lower, self.task.device):
-                losses = loss.per_row(self.model, *rows)
-            return losses.float().sum() / how.batch
+            return used.per_row(self.model, *rows).sum() / how.batch
 
         self._fit(shared(share, self.model, done(log, name), world), how, how.count(len(images)), name, log)
 

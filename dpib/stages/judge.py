@@ -103,8 +103,9 @@ def race(
             log.say(f"evaluate: {name} was finished before the interruption")
             continue
         made = network(context, name)
-        how = (config.eval.schedule, config.seed, name, context.device, context.lower)
-        for epoch in train_classifier(made, fitted, *how):
+        for epoch in train_classifier(
+            made, fitted, config.eval.schedule, config.seed, name, context.device, context.lower
+        ):
             candidate = f"{name}/{epoch.number}"
             found.losses[candidate] = epoch.loss
             found.syn[candidate] = accuracy(epoch.predict(held.x) == held.y)

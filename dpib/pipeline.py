@@ -1,6 +1,5 @@
 """The stages around a training as tracked runs, alone or all in order as `main`; all in this process."""
 
-import json
 from pathlib import Path
 
 from dpib.chain import Before, Start, run_before, run_generate, run_train
@@ -10,10 +9,8 @@ from dpib.config.sense import require_pretraining
 from dpib.data.catalog import Card, data_root
 from dpib.data.prepare import prepare
 from dpib.data.synthetic import doubts, read_gen
-from dpib.errors import UserError
 from dpib.overlap import refuse_alike
-from dpib.privacy.ledger import LEDGER, STATEMENT, Account
-from dpib.privacy.lineage import about
+from dpib.privacy.ledger import LEDGER, STATEMENT
 from dpib.runner import Result, Stage, execute
 from dpib.sensitive import Sensitive, fresh_account
 from dpib.spendings import TAG, Spendings, labelled_digest
@@ -25,6 +22,7 @@ from dpib.stages.fidelity import require_weights
 from dpib.stages.generate import GEN, SAMPLE, require_memory
 from dpib.stages.judge import require_enough
 from dpib.stages.solving import require_budget, require_proportions
+from dpib.stated import stated
 from dpib.tracking import Run, Store
 
 
@@ -46,38 +44,23 @@ def run_evaluate(config: Config, card: Card, store: Store, gen: Path, source: st
     sensitive = Sensitive(config, card)
     images, statement = read_gen(gen, card)
     require_enough(config, len(images))
-    stated = inherited(statement, card.name, gen)
-    account = stated or sensitive.account()
+    account, made_here = stated(statement, sensitive, gen)
     digest = labelled_digest(images)
 
     def work(context: Context, run: Run | None) -> dict[str, float]:
         assert run is not None
         for doubt in doubts(images, statement, card):
             context.log.say(f"evaluate: warning: {doubt}")
-        if stated is None:
+        if not made_here:
             context.log.say("evaluate: this set states no training cost for this data: it gets no epsilon of its own")
         name = context.named(run.id[:12])
         purse = Spendings(sensitive, store, run.id, tuple(account.origins), name, digest)
         run.tag({TAG: ",".join(purse.own)})
-        return evaluate(context, sensitive, images, account, stated is not None, purse)
+        return evaluate(context, sensitive, images, account, made_here, purse)
 
     contexts = {"sensitive-train": card, "sensitive-test": card}
     stage = Stage(KINDS["evaluate"], work, (source,), contexts, sensitive.identity)
     return execute(stage, config, card, store, parent)
-
-
-def inherited(statement: dict[str, object] | None, dataset: str, gen: Path) -> Account | None:
-    """Return what the ledger that came with a synthetic set says of this data set, or None if it says nothing.
-
-    Raises:
-        UserError: when the statement's ledger is malformed.
-    """
-    if statement is None or "ledger" not in statement:
-        return None
-    try:
-        return about(Account.parse(json.dumps(statement["ledger"])), dataset)
-    except UserError as error:
-        raise UserError(f"{gen}: {error}") from None
 
 
 def run_baseline(config: Config, card: Card, store: Store) -> Result:

@@ -128,6 +128,15 @@ class Sensitive:
         seen = [self._journal.seen_by(origin) for origin in account.origins]
         return bool(seen) and all(digests == {self._identity.digest} for digests in seen)
 
+    def apart(self, account: Account) -> Account:
+        """Return `account`, its scopes disjoint only if all that it speaks of is known to have split these images so.
+
+        Where only one scope was touched there is nothing to tell apart.
+        """
+        if len({event.scope for event in account.events}) < 2 or self.known(account):
+            return account
+        return account.model_copy(update={"disjoint": False})
+
     def spend(self, keys: Sequence[str], events: Iterable[Event]) -> None:
         """Remember what is about to be spent on the held-out images to judge what `keys` name."""
         self._journal.spend(keys, self._names, [(event.id, event.model_dump_json()) for event in events])

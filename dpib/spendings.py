@@ -57,20 +57,27 @@ class Spendings:
         keys = list(dict.fromkeys([*self.trainings, *self.own]))
         found = {event.id: event for event in self.sensitive.spent(keys)}
         here = {event.id for event in self.sensitive.spent(keys, these=True)}
+        trainings: set[str] = set()
         for run, finished in self.store.tagged(TAG, keys):
-            stored = self._stored(run, finished, account.dataset)
-            events = [event for event in stored.events if event.scope == "val"] if stored else []
+            whole = self._stored(run, finished)
+            stored = None if whole is None else about(whole, account.dataset, self.sensitive.same)
+            if stored is None:
+                continue
+            trainings.update(stored.origins)
+            events = [event for event in stored.events if event.scope == "val"]
             found.update({event.id: event for event in events})
-            if stored is not None and self.sensitive.published(stored):
+            if self.sensitive.published(stored):
                 here |= {event.id for event in events}
+        # Where others knew a training under another name to be on these images, that is known here from now on.
+        account = about(account, account.dataset, lambda each: not trainings.isdisjoint(each.origins)) or account
         added = set(found) - {event.id for event in account.events}
         apart = account.disjoint and self.sensitive.trained(account) and added <= here
         return spent_since(account, found.values()).model_copy(update={"disjoint": apart})
 
-    def _stored(self, run: str, finished: bool, dataset: str) -> Account | None:
-        """Return what the ledger of another run says of a data set, if it has one that says anything."""
+    def _stored(self, run: str, finished: bool) -> Account | None:
+        """Return the ledger of another run, if it has one."""
         try:
-            return about(Account.parse(self.store.fetch(run, str(LEDGER)).read_text()), dataset)
+            return Account.parse(self.store.fetch(run, str(LEDGER)).read_text())
         except UserError as error:
             if not finished:
                 return None  # what it had not tracked, nobody has seen

@@ -34,13 +34,35 @@ def inherit(upstream: Account, account: Account, same: Callable[[Account], bool]
     return account.model_copy(update={"others": others, "public": merged(account.public, upstream.public)})
 
 
-def about(account: Account, dataset: str) -> Account | None:
-    """Return the account of `dataset` that `account` is or carries, the rest beside it; None where there is none."""
-    known = {each.dataset: each for each in _apart(account)}
-    found = known.pop(dataset, None)
-    if found is None:
+def about(account: Account, dataset: str, same: Callable[[Account], bool] = lambda _: False) -> Account | None:
+    """Return the account of the images of `dataset` that `account` is or carries, the rest beside it, or None.
+
+    Accounts of one set of images under several names are one account: their releases touched the same records.
+
+    Args:
+        account: the one that came with what is looked at.
+        dataset: the name of the images.
+        same: whether an account under another name is known to be about the same images.
+
+    Raises:
+        BudgetError: when accounts of the same images are under different neighbouring relations.
+    """
+    mine: list[Account] = []
+    others: list[Account] = []
+    for each in _apart(account):
+        (mine if each.dataset == dataset or same(each) else others).append(each)
+    if not mine:
         return None
-    return found.model_copy(update={"others": list(known.values()), "public": merged(account.public, found.public)})
+    found, *more = sorted(mine, key=lambda each: (not each.events, each.dataset != dataset))
+    for each in more:
+        found = _together(_in_terms_of(found, each), found)
+    changes = {
+        "dataset": dataset,
+        "epsilon": max(found.spent(), *(each.epsilon for each in mine)) if more else found.epsilon,
+        "others": others,
+        "public": merged(account.public, found.public),
+    }
+    return found.model_copy(update=changes)
 
 
 def spent_since(account: Account, spendings: Iterable[Event], scope: Scope = "val") -> Account:
@@ -77,15 +99,7 @@ def _continued(upstream: Account, account: Account) -> Account:
                 f"what this run starts from has a ledger with {key} = {getattr(upstream, key)}, this run has "
                 f"{getattr(account, key)}: give the same, or start from public data"
             )
-    changes = {
-        "events": _joined(account.events, upstream.events),
-        "yardstick": [*account.yardstick, *upstream.yardstick],
-        "tainted": account.tainted or upstream.tainted,
-        "disjoint": account.disjoint and upstream.disjoint,
-        "images": account.images if account.images == upstream.images else None,
-        "origins": [*upstream.origins, *account.origins],
-    }
-    continued = account.model_copy(update=changes)
+    continued = _together(upstream, account)
     total = continued.spent()
     if total > continued.epsilon * SLACK:
         raise BudgetError(
@@ -93,6 +107,33 @@ def _continued(upstream: Account, account: Account) -> Account:
             f"of {continued.epsilon:g}: raise epsilon"
         )
     return continued
+
+
+def _in_terms_of(account: Account, other: Account) -> Account:
+    """Return an `other` account of the same images as one with the delta and the split of `account`."""
+    if other.relation != account.relation:
+        raise BudgetError(
+            f"{account.dataset} and {other.dataset} are the same images here, and what was spent on them under "
+            f"{account.relation} and {other.relation} does not add up: train under one relation"
+        )
+    scopes = {**other.scopes, **account.scopes}
+    events = [event.on(event.scope, scopes[event.scope]) for event in other.events]
+    disjoint = other.disjoint and other.scopes == account.scopes
+    return other.model_copy(update={"events": events, "scopes": scopes, "disjoint": disjoint})
+
+
+def _together(upstream: Account, account: Account) -> Account:
+    """Return `account` with everything that `upstream` says of the same images, its trainings as earlier ones."""
+    changes = {
+        "scopes": {**upstream.scopes, **account.scopes},
+        "events": _joined(account.events, upstream.events),
+        "yardstick": list(dict.fromkeys([*account.yardstick, *upstream.yardstick])),
+        "tainted": account.tainted or upstream.tainted,
+        "disjoint": account.disjoint and upstream.disjoint,
+        "images": account.images if account.images == upstream.images else None,
+        "origins": list(dict.fromkeys([*upstream.origins, *account.origins])),
+    }
+    return account.model_copy(update=changes)
 
 
 def _joined(events: Sequence[Event], earlier: Sequence[Event]) -> list[Event]:

@@ -107,6 +107,11 @@ def _paid(context: Context, ledger: Ledger, epsilon: float, purse: Purse | None)
     assert purse is not None
     plan = Plan(judge.selection_plan(context.config.eval, epsilon), f"{purse.name}/")
     account = ledger.account
+    if "val" not in account.scopes:
+        raise BudgetError(
+            "the training behind these images held none out, so none can select: give -P data.holdout=none "
+            "-P eval.mode=syn, or train with data.holdout"
+        )
     events = plan.events("val", account.scopes["val"], account.relation)
     if account.model_copy(update={"events": events}).spent() > epsilon * SLACK:
         raise BudgetError(f"the selections of this evaluation cost more than its budget of epsilon {epsilon:g}")

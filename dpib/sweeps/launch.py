@@ -22,7 +22,6 @@ from dpib.data.synthetic import read_gen
 from dpib.errors import UserError
 from dpib.images import set_digest
 from dpib.overlap import checked, refuse_alike
-from dpib.pipeline import inherited
 from dpib.privacy.ledger import Account, Public
 from dpib.public import read_public
 from dpib.runner import Result, Stage, execute
@@ -31,6 +30,7 @@ from dpib.sensitive import Sensitive
 from dpib.spendings import TAG, Spendings, labelled_digest
 from dpib.stages.context import Context
 from dpib.stages.generate import GEN
+from dpib.stated import stated
 from dpib.sweeps import modes, secret, winner
 from dpib.sweeps.book import Book
 from dpib.sweeps.job import Job, Order, equal_plans
@@ -152,12 +152,11 @@ def starting_account(order: Order, gen: Path | None, sensitive: Sensitive, store
     A classifier sweep inherits what made the images in `gen`, and everything that is known to have been spent on
     held-out images to judge them.
     """
-    account = sensitive.account()
     if gen is None:
-        account = account.model_copy(update={"origins": [secrets.token_hex(8)]})
+        account = sensitive.account().model_copy(update={"origins": [secrets.token_hex(8)]})
     else:
         images, statement = read_gen(gen, order.card)
-        account = inherited(statement, order.card.name, gen) or account
+        account, _ = stated(statement, sensitive, gen)
         digest = labelled_digest(images)
         account = Spendings(sensitive, store, run, tuple(account.origins), "", digest).continued(account)
     cap, spent = order.spec.epsilon_total or order.config.epsilon, account.spent_by_scope().get("train", 0.0)

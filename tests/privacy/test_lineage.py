@@ -79,6 +79,29 @@ def test_of_a_chain_everybody_finds_his_own_account():
     assert about(chain, "third") is None
 
 
+def test_accounts_of_the_same_images_under_two_names_are_one():
+    chain = inherit(account("steps", dataset="alias", tainted=True, origins=["t1"]), account(origins=["t2"]))
+    chain.events.append(account("steps").events[0])
+    known = about(chain, "toy", same=lambda other: "t1" in other.origins)
+    assert ids(known) == ["train/steps", "train/before/steps"]
+    assert (known.tainted, known.others, known.origins) == (True, [], ["t1", "t2"])
+    assert known.spent() == account("a", "b").spent()
+    assert Account.parse(known.text()) == known
+    assert about(account("steps", dataset="alias"), "toy", same=lambda _: True).dataset == "toy"
+
+
+def test_accounts_of_the_same_images_under_other_terms_are_brought_to_the_same():
+    held_out = {"train": 90, "val": 10}
+    picks = Charge("r/select/best", "noisy_max", "", epsilon=0.4).event("val", 10, "zero_out")
+    alias = account(dataset="alias", delta=1e-6, scopes=held_out).model_copy(update={"events": [picks]})
+    known = about(account("steps", others=[alias]), "toy", same=lambda _: True)
+    assert (known.delta, known.scopes, known.disjoint) == (1e-5, {"train": 100, "val": 10}, False)
+    assert known.spent() > account("steps").spent()
+    assert Account.parse(known.text()) == known
+    with pytest.raises(BudgetError, match=r"the same images here, .* does not add up"):
+        about(account("steps", others=[account(dataset="alias", relation="replace_one")]), "toy", same=lambda _: True)
+
+
 def test_what_was_taken_as_public_is_passed_on():
     source = Public(name="open", digest="0" * 64)
     found = inherit(account(public=[source]), account(dataset="other"))

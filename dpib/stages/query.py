@@ -1,6 +1,7 @@
 """Query: the small private releases that come before pretraining."""
 
 import secrets
+import sys
 from collections.abc import Sequence
 
 from dpib import checkpoint
@@ -41,9 +42,9 @@ def query(context: Context, sensitive: Sensitive) -> dict[str, float]:
 
 
 def priced(account: Account, charges: Sequence[Charge]) -> Account:
-    """Return a fresh account whose budget is just what these charges cost."""
+    """Return a fresh account whose budget is just what these charges cost, and above 0 where that is nothing."""
     events = Plan(tuple(charges)).events("train", account.scopes["train"], account.relation)
-    return account.model_copy(update={"epsilon": account.total_of(events)})
+    return account.model_copy(update={"epsilon": max(account.total_of(events), sys.float_info.epsilon)})
 
 
 def ask(context: Context, sensitive: Sensitive, ledger: Ledger, plan: Plan) -> None:

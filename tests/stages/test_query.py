@@ -187,3 +187,10 @@ def test_a_query_without_a_noise_of_its_own_shares_that_of_the_training(store, p
     assert account.spent() == pytest.approx(10, rel=2e-3)
     assert account.spent() <= 10
     assert not run_before(*pro(epsilon="5", lessons__0__noise_multiplier="none", accountant="rdp"), store).query.reused
+
+
+def test_a_query_whose_noise_leaves_nothing_costs_nothing_and_serves_a_training(store, pro):
+    config, card = pro(**{"lessons.0.noise_multiplier": "1e8", "lessons.1.noise_multiplier": "1e8"})
+    assert run_query(config, card, store).metrics["privacy/epsilon"] == 0
+    trained = run_train(config, card, store, run_before(config, card, store).start())
+    assert ledger_of(store, trained.run_id).spent() == pytest.approx(10, rel=2e-3)

@@ -183,3 +183,52 @@ def test_curves_and_lines_of_every_epoch_are_told(store, tiny, gen, capsys):
     said = capsys.readouterr().err
     assert all(f"evaluate: resnet epoch {number}: loss" in said for number in (1, 2))
     assert "resnet epoch 0" not in said
+
+
+def test_weights_are_kept_up_to_their_bound_and_half_the_disk(stage, monkeypatch):
+    context, _ = stage
+    made = [judge.network(context, name) for name in ("resnet", "wrn")]
+    needed = 2 * sum(t.nbytes for m in made for t in m.state_dict().values())
+    for bound, free, kept in (
+        (needed, 10**12, True),
+        (needed - 1, 10**12, False),
+        (needed, 2 * needed, True),
+        (needed, 2 * needed - 1, False),
+    ):
+        monkeypatch.setattr(judge, "_MOST_KEPT", bound)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        assert judge._keepable(context) is kept
+
+
+def test_a_classifier_is_called_failed_below_one_and_a_half_times_chance():
+    syn = {"at/0": 30.0, "below/0": 29.9, "once/0": 10.0, "once/1": 30.0}
+    assert judge.diverged(judge.Race(syn=syn, losses=dict.fromkeys(syn, 1.0)), 5) == ["below"]
+
+
+def test_a_batch_that_is_just_filled_is_enough(tiny):
+    # Of 22 images a tenth is held out and 20 are left.
+    config, _ = compose({**tiny, "eval.schedule.batch": "20", "eval.syn_holdout": "0.1"})
+    judge.require_enough(config, 22)
+    with pytest.raises(UserError, match="of 21 synthetic images 2 are held out"):
+        judge.require_enough(config, 21)
+
+
+def test_what_a_run_says_of_its_classifiers(store, tiny, gen, monkeypatch, capsys):
+    original = judge.train_classifier
+
+    def dies(made, images, schedule, seed, name, *more):
+        if name == "wrn":
+            raise KeyboardInterrupt
+        return original(made, images, schedule, seed, name, *more)
+
+    monkeypatch.setattr(judge, "train_classifier", dies)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(store, tiny, gen, **{"eval.schedule.lr": "1e-9"})
+    monkeypatch.setattr(judge, "train_classifier", original)
+    monkeypatch.setattr(evaluation, "one_class", lambda card, best: f"{card.name} at {best:.0f}")
+    best = evaluated(store, tiny, gen, **{"eval.schedule.lr": "1e-9"}).metrics["utility/accuracy_best"]
+    told = capsys.readouterr().err
+    assert "evaluate: resnet was finished before the interruption" in told
+    assert "wrn was finished" not in told
+    assert f"evaluate: warning: digits_28 at {best:.0f}" in told
+    assert "evaluate: warning: wrn did not learn the synthetic images" in told

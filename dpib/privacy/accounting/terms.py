@@ -14,6 +14,8 @@ from dpib.privacy.events import Event
 LEAST_DELTA = 1e-14
 """Below it the tails of 64-bit noise, a draw in 1e17, are no longer small against delta."""
 LEAST_SIGMA = 1e-9
+MOST_SIGMA = 1e30
+"""Beyond it noise in float32 is infinite."""
 MOST_RUNS = 10**10
 """Beyond it what rounding adds to every run shows in their sum."""
 
@@ -35,6 +37,11 @@ def computable(events: Iterable[Event], delta: float) -> None:
             raise BudgetError(
                 f"{event.id!r} has noise of {price:g} times the sensitivity, which hides nothing: "
                 f"choose at least {LEAST_SIGMA:g}"
+            )
+        if price is not None and price > MOST_SIGMA:
+            raise BudgetError(
+                f"{event.id!r} has noise of {price:g} times the sensitivity, more than a float32 holds: "
+                f"choose at most {MOST_SIGMA:g}"
             )
         computable(event.base, delta)
 

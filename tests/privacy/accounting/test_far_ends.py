@@ -166,7 +166,7 @@ def test_a_ledger_of_hardly_any_noise_or_of_ten_billion_runs_is_verified(charge,
     assert verify(account, None).faults == ()
 
 
-@pytest.mark.parametrize("price", [{"sigma": 1e-300}, {"sigma": 1.0, "rate": 0.1, "count": 10**12}])
+@pytest.mark.parametrize("price", [{"sigma": 1e-300}, {"sigma": 1e300}, {"sigma": 1.0, "rate": 0.1, "count": 10**12}])
 def test_a_ledger_that_no_accountant_can_carry_is_refused_in_one_line(price):
     with pytest.raises(BudgetError, match="choose"):
         accounting.composed([event(**price)], 1e-5)

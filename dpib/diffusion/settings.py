@@ -50,7 +50,7 @@ class PrivateSettings(FitSettings):
     noise_multiplier: float | None = Field(default=None, gt=0, description="none: calibrated to epsilon")
     cap: Positive | None = Field(default=None, description="most records in a step; none: no cap")
     tune: list[str] | None = Field(default=None, description="patterns of parameter names to train; none: all")
-    strategy: Literal["auto", "loop", "vmap", "grouped", "hooks"] = Field(
+    strategy: Literal["auto", "loop", "vmap", "grouped", "joined", "hooks"] = Field(
         default="auto", description="how per-record gradients are computed; changes speed alone"
     )
     physical: Positive | None = Field(default=None, description="records at a time; none: what fits the memory")

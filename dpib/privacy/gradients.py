@@ -23,7 +23,7 @@ from dpib.privacy.per_record.state import versions
 from dpib.privacy.rng import NoiseSource
 from dpib.privacy.sampling import poisson
 
-Strategy = Literal["auto", "loop", "vmap", "grouped", "hooks"]
+Strategy = Literal["auto", "loop", "vmap", "grouped", "joined", "hooks"]
 
 
 class Gradients(NamedTuple):

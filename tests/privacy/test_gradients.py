@@ -33,7 +33,7 @@ def moved(make_vault, images, loss, how, **charge):
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4, 1e30, float("inf"), float("nan")])
 @pytest.mark.parametrize("multiplicity", [1, 3, 8])
-@pytest.mark.parametrize("strategy", ["loop", "grouped", "vmap"])
+@pytest.mark.parametrize("strategy", ["loop", "grouped", "joined", "vmap"])
 def test_no_record_moves_the_sum_by_more_than_the_clip(make_vault, strategy, multiplicity, scale):
     distance = moved(make_vault, toy(5, WHITE), Denoise(multiplicity, scale), spec(strategy=strategy))
     assert distance <= CLIP * (1 + 1e-5)
@@ -68,7 +68,7 @@ def test_the_bound_holds_under_sub_sampling(make_vault):
 
 
 @pytest.mark.parametrize("cut", [{"physical": 1}, {"physical": 3}, {"physical": 100}, {"splits": 2, "physical": None}])
-@pytest.mark.parametrize("strategy", ["loop", "grouped", "vmap"])
+@pytest.mark.parametrize("strategy", ["loop", "grouped", "joined", "vmap"])
 def test_chunks_do_not_matter(make_vault, cut, strategy):
     charge = {"steps": 2, "rate": 0.7}
     whole = released(make_vault, toy(9), Denoise(3), spec(), folder="a", **charge)

@@ -24,7 +24,7 @@ from dpib.privacy.per_record.lowered import Lowered
 from dpib.privacy.per_record.probes import Probes
 
 TOLERANCE = 1e-5
-STRATEGIES = ("loop", "grouped", "vmap", "hooks")
+STRATEGIES = ("loop", "grouped", "joined", "vmap", "hooks")
 """Names of the modules of this package whose `clipped_sum` can be chosen."""
 
 _TIMED_ROWS = 32  # at first; more where that pays

@@ -54,6 +54,7 @@ LEAST_CLIP = 1e-12
 """The smallest clip: below it the squares of float32 gradients vanish, and their norm with them."""
 
 _BLOCK = 64
+_SMALL = 1024  # entries of a parameter
 _ANSWERS_AT_ONCE = ("cpu",)
 
 
@@ -96,6 +97,18 @@ def clip_and_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
     """Clip per-record gradients [b, *shape], one tensor per parameter, and sum them over the records."""
     # Of a scalar parameter: [b]. Whatever the passes were made in, what is clipped is float32.
     flat = [g.reshape(len(g), -1).to(torch.promote_types(g.dtype, torch.float32)) for g in gradients]
+    # The many small parameters are taken as one: each call costs more than its work.
+    small = [f for f in flat if f.shape[1] < _SMALL]
+    large = [f for f in flat if f.shape[1] >= _SMALL]
+    packed = [torch.cat(small, 1), *large] if small else large
+    sums = iter(_summed(packed, clip))
+    parts = iter(next(sums).split([f.shape[1] for f in small]) if small else ())
+    each = (next(parts if f.shape[1] < _SMALL else sums).to(f) for f in flat)
+    return [sum_.view(g.shape[1:]) for sum_, g in zip(each, gradients, strict=True)]
+
+
+def _summed(flat: Sequence[Tensor], clip: float) -> list[Tensor]:
+    """Return the clipped sums [n] of gradients [b, n]."""
     of = norms(flat)
     weights, lost = factors(of, clip), ~bounded(of)
     # Nothing times NaN is NaN: such records are blanked before the product. To ask whether there are any is cheaper,
@@ -104,4 +117,4 @@ def clip_and_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
         blanked = iter(flat)
     else:
         blanked = (f.masked_fill(lost[:, None], 0) for f in flat)
-    return [(weights.to(f) @ f).view(g.shape[1:]) for f, g in zip(blanked, gradients, strict=True)]
+    return [weights.to(f) @ f for f in blanked]

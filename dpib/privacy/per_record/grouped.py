@@ -7,14 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from dpib.privacy.per_record.base import RecordLoss, Rows, Unsupported, clip_and_sum, trainable
-from dpib.privacy.per_record.layers import Sink, forward_into
+from dpib.privacy.per_record.layers import ConvWeights, Sink, forward_into, one_by_one, unfolded
 
 
 def clipped_sum(model: nn.Module, loss: RecordLoss, rows: Rows, clip: float) -> list[Tensor]:
     """Return the sum over records of clipped gradients (see `base.ClippedSum`)."""
+    return summed(model, loss, rows, clip, unfolded if rows[0].is_cuda else one_by_one)
+
+
+def summed(model: nn.Module, loss: RecordLoss, rows: Rows, clip: float, conv_weights: ConvWeights) -> list[Tensor]:
+    """Return the same, the weight gradients of convolutions computed by `conv_weights`."""
     records, draws = rows[0].shape[:2]
     parameters = trainable(model)
-    sink = Sink(records)
+    sink = Sink(records, conv_weights)
     with _swapped(model, sink):
         losses = loss.per_row(model, *(row.flatten(0, 1) for row in rows))
         # Each record's loss is the mean of its rows; their sum keeps records apart.

@@ -6,7 +6,7 @@ nothing of size [b K, *shape] ever exists, and the sum over the batch is not com
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,15 @@ from torch.autograd.function import once_differentiable
 
 from dpib.privacy.per_record.base import Unsupported
 
+ConvWeights: TypeAlias = Callable[[nn.Conv2d, Tensor, Tensor, Tensor], Tensor]
+"""Maps (layer, weight, gradient of the output [b, K, ...], input [b, K, ...]) to weight gradients [b, *shape]."""
+
 
 class Sink:
     """Collects per-record gradients by parameter; a layer that is called twice adds up."""
 
-    def __init__(self, records: int) -> None:
-        self.records = records
+    def __init__(self, records: int, conv_weights: ConvWeights) -> None:
+        self.records, self.conv_weights = records, conv_weights
         self.of: dict[int, Tensor] = {}
 
     def add(self, parameter: Tensor | None, gradient: Callable[[], Tensor]) -> None:
@@ -76,33 +79,39 @@ class _Conv2d(Function):
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), layer, sink = ctx.saved_tensors, ctx.layer, ctx.sink
         gx = _conv_backward(layer, weight, gy, x, 0) if ctx.needs_input_grad[0] else None
-        weights = _conv_weights if x.is_cuda else _conv_weights_one_by_one
-        sink.add(layer.weight, lambda: weights(layer, weight, sink.by_record(gy), sink.by_record(x)))
+        sink.add(layer.weight, lambda: sink.conv_weights(layer, weight, sink.by_record(gy), sink.by_record(x)))
         sink.add(layer.bias, lambda: sink.by_record(gy).sum((1, 3, 4)))
         return gx, None, None, None, None
 
 
-def _conv_backward(layer: nn.Conv2d, weight: Tensor, gy: Tensor, x: Tensor, which: int) -> Tensor:
+def _conv_backward(
+    layer: nn.Conv2d, weight: Tensor, gy: Tensor, x: Tensor, which: int, groups: int | None = None
+) -> Tensor:
     """Return the gradient of a convolution's input (`which` = 0) or of its weight, summed over rows (1)."""
-    how = (list(layer.stride), list(layer.padding), list(layer.dilation), False, [0, 0], layer.groups)
+    how = (list(layer.stride), list(layer.padding), list(layer.dilation), False, [0, 0], groups or layer.groups)
     mask = [which == 0, which == 1, False]
     result = torch.ops.aten.convolution_backward(gy, x, weight, None, *how, mask)[which]
     assert isinstance(result, Tensor)
     return result
 
 
-def _conv_weights_one_by_one(layer: nn.Conv2d, weight: Tensor, gy: Tensor, x: Tensor) -> Tensor:
-    """Return weight gradients [b, *shape] from [b, K, ...]: the library's own kernel, a record at a time.
-
-    On a CPU it beats one grouped convolution and unfold-then-multiply by a factor of two.
-    """
+def one_by_one(layer: nn.Conv2d, weight: Tensor, gy: Tensor, x: Tensor) -> Tensor:
+    """Return weight gradients [b, *shape] from [b, K, ...]: the library's own kernel, a record at a time."""
     out = layer.weight.new_empty(len(gy), *weight.shape)
     for i in range(len(gy)):
         out[i] = _conv_backward(layer, weight, gy[i], x[i], 1)
     return out
 
 
-def _conv_weights(layer: nn.Conv2d, weight: Tensor, gy: Tensor, x: Tensor) -> Tensor:
+def group_by_record(layer: nn.Conv2d, weight: Tensor, gy: Tensor, x: Tensor) -> Tensor:
+    """Return weight gradients [b, *shape] from [b, K, ...]: one convolution of K rows with a group for every record."""
+    b = len(x)
+    wide_gy, wide_x = (t.transpose(0, 1).flatten(1, 2) for t in (gy, x))
+    wide = weight.new_empty(b * weight.shape[0], *weight.shape[1:])  # only its shape is asked for
+    return _conv_backward(layer, wide, wide_gy, wide_x, 1, b * layer.groups).view(b, *weight.shape)
+
+
+def unfolded(layer: nn.Conv2d, weight: Tensor, gy: Tensor, x: Tensor) -> Tensor:
     """Return weight gradients [b, *shape] from [b, K, ...] by one product that contracts K and all positions."""
     b, k, g = *gy.shape[:2], layer.groups
     assert not isinstance(layer.padding, str)  # see forward_into
@@ -130,18 +139,16 @@ class _GroupNorm(Function):
     @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         (x, mean, rstd), layer, sink = ctx.saved_tensors, ctx.layer, ctx.sink
-        gy = gy.contiguous()
-        gx = None
-        if ctx.needs_input_grad[0]:
-            mask = [True, False, False]
-            gx = torch.ops.aten.native_group_norm_backward(gy, x, mean, rstd, layer.weight, *ctx.size, mask)[0]
-        share = layer.num_channels // layer.num_groups
-        mean, rstd = (t.repeat_interleave(share, 1) for t in (mean, rstd))
-        rows = gy.flatten(2).sum(2)
-        products = (gy * x).flatten(2).sum(2)
-        sink.add(layer.weight, lambda: sink.by_record((products - mean * rows) * rstd).sum(1))
-        sink.add(layer.bias, lambda: sink.by_record(rows).sum(1))
-        return gx, None, None, None, None
+        # All rows as one with n times the channels: what is summed over rows is then summed over one.
+        n, c, pixels, groups = ctx.size
+        tensors = (t.contiguous().view(1, -1, *t.shape[2:]) for t in (gy, x, mean, rstd))
+        mask = [ctx.needs_input_grad[0], True, True]
+        gx, scales, shifts = torch.ops.aten.native_group_norm_backward(
+            *tensors, layer.weight.repeat(n), 1, n * c, pixels, n * groups, mask
+        )
+        sink.add(layer.weight, lambda: sink.by_record(scales.view(n, c)).sum(1))
+        sink.add(layer.bias, lambda: sink.by_record(shifts.view(n, c)).sum(1))
+        return gx.view_as(x) if ctx.needs_input_grad[0] else None, None, None, None, None
 
 
 class _LayerNorm(Function):

@@ -17,7 +17,7 @@ from dpib.privacy.rng import NoiseSource
 from tests.privacy.nets import CLIP, Denoise, Diffusers, Net, flat, make, plan, spec, toy
 
 CPU = torch.device("cpu")
-NAMES = ("loop", "grouped", "hooks")  # autocast has no rule for vmap, which is out then
+NAMES = ("loop", "grouped", "joined", "hooks")  # autocast has no rule for vmap, which is out then
 WHITE = torch.full((1, 8, 8), 255, dtype=torch.uint8)
 
 
@@ -40,7 +40,7 @@ def test_the_norm_that_is_clipped_is_that_of_float32(name, network):
 
 @pytest.mark.parametrize("network", [Net, Diffusers])
 @pytest.mark.parametrize(
-    ("name", "multiplicity"), [("loop", 1), ("grouped", 1), ("hooks", 1), ("loop", 4), ("grouped", 4)]
+    ("name", "multiplicity"), [*((name, 1) for name in NAMES), ("loop", 4), ("grouped", 4), ("joined", 4)]
 )
 def test_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(name, multiplicity, network):
     network, loss = make(network), Denoise(multiplicity)

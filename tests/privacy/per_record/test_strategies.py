@@ -197,15 +197,15 @@ def test_grouped_refuses_parameters_that_it_cannot_follow():
 @pytest.mark.parametrize(
     "kernel", [{"kernel_size": 3, "padding": 1}, {"kernel_size": (3, 1), "stride": 2, "dilation": 2}]
 )
-def test_both_ways_to_take_a_convolutions_weight_gradient_agree(kernel, groups):
-    """One is for CPUs, the other for GPUs; both run anywhere."""
+def test_all_ways_to_take_a_convolutions_weight_gradient_agree(kernel, groups):
+    """Some are for CPUs, one for GPUs; all run anywhere."""
     layer = make(lambda: nn.Conv2d(8, 16, groups=groups, **kernel))
     x = torch.randn(3, 2, 8, 9, 9, generator=torch.Generator().manual_seed(0))
     gy = torch.tanh(layer(x.flatten(0, 1)).detach()).unflatten(0, (3, 2))
-    one_by_one, at_once = (
-        way(layer, layer.weight, gy, x) for way in (layers._conv_weights_one_by_one, layers._conv_weights)
-    )
-    assert torch.allclose(one_by_one, at_once, atol=1e-4)
+    ways = (layers.one_by_one, layers.unfolded, layers.group_by_record)
+    one_by_one, *others = (way(layer, layer.weight, gy, x) for way in ways)
+    for found in others:
+        assert torch.allclose(one_by_one, found, atol=1e-4)
     layer.zero_grad()
     layer(x[1]).backward(gy[1])
     assert torch.allclose(one_by_one[1], layer.weight.grad, atol=1e-4)

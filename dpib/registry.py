@@ -18,6 +18,7 @@ PARTS: dict[str, dict[str, str]] = {
     "synthesizer": {
         "mean_embedding": "dpib.methods.kernel:MeanEmbedding",
         "diffusion": "dpib.methods.diffusion:Diffusion",
+        "gan": "dpib.methods.gan:Gan",
     },
     "lesson": {
         "public": "dpib.diffusion.lessons.public:PublicLesson",

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import count
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,16 @@ def steps_of(peak: float, factor: float, steps: int, parts: int = 5) -> Callable
     return lambda step: peak * factor ** (step * parts // steps)
 
 
+class Stateful(Protocol):
+    """What a snapshot can hold: a network, an optimizer, a moving average."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that changes in training."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> object:
+        """Restore what `state_dict` returned."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a training consists of between two steps, and hence what a snapshot holds.
@@ -75,6 +86,7 @@ class Progress:
     optimizer: torch.optim.Optimizer
     streams: dict[str, torch.Generator]
     average: MovingAverage | None
+    others: Mapping[str, Stateful] = field(default_factory=dict)
 
     def snapshot(self, step: int) -> State:
         """Return the state after `step` steps."""
@@ -85,6 +97,7 @@ class Progress:
             "optimizer": self.optimizer.state_dict(),
             "streams": {key: stream.get_state() for key, stream in self.streams.items()},
             "average": None if self.average is None else self.average.state_dict(),
+            "others": {key: other.state_dict() for key, other in self.others.items()},
         }
 
     def restore(self, snapshot: State) -> None:
@@ -95,6 +108,8 @@ class Progress:
             stream.set_state(snapshot["streams"][key])
         if self.average is not None:
             self.average.load_state_dict(snapshot["average"])
+        for key, other in self.others.items():
+            other.load_state_dict(snapshot["others"][key])
 
 
 def done(log: Log, name: str) -> int:
@@ -116,6 +131,7 @@ def fit(
     preview: Callable[[], Images] | None = None,
     previews: int = 10,
     average: MovingAverage | None = None,
+    others: Mapping[str, Stateful] | None = None,
 ) -> None:
     """Train `model` for `steps`, continuing from the log's snapshot if there is one.
 
@@ -134,12 +150,13 @@ def fit(
         preview: draws sample images, `previews` times over the training.
         previews: see `preview`.
         average: follows the model, one update per step.
+        others: whatever else `gradients` changes on the way; restored with the snapshot.
 
     Raises:
         UserError: when the loss is no longer finite.
     """
     parameters = trainable(model)
-    progress = Progress(name, model, optimizer, streams, average)
+    progress = Progress(name, model, optimizer, streams, average, others or {})
     start = done(log, name)
     if start:
         progress.restore(log.restored() or {})

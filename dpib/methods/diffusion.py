@@ -22,12 +22,13 @@ from dpib.diffusion.loss import DenoisingLoss
 from dpib.diffusion.public import PublicBatches
 from dpib.diffusion.sampler import SamplerSettings, sample
 from dpib.diffusion.settings import DiffusionSettings, FitSettings, LearnSettings
+from dpib.dp_sgd import CHARGE
 from dpib.errors import UserError
 from dpib.images import Images, from_unit
 from dpib.nn.denoiser import Denoiser
 from dpib.nn.ema import MovingAverage
 from dpib.privacy.events import Charge
-from dpib.privacy.gradients import Gradients, GradientSpec
+from dpib.privacy.gradients import Gradients
 from dpib.privacy.per_record.base import trainable
 from dpib.privacy.per_record.lowered import Lowered
 from dpib.privacy.vault import Vault
@@ -35,7 +36,6 @@ from dpib.section import Section
 from dpib.synthesizer import Log, Task
 from dpib.training import constant, cosine, done, fit, shared
 
-_CHARGE = "dp-sgd"
 _PREVIEW = SamplerSettings(name="ddim", steps=18)
 
 
@@ -70,13 +70,10 @@ class Diffusion:
         Raises:
             UserError: when a batch is larger than the data.
         """
-        how = self.settings.train
-        if how.batch > n:
-            raise UserError(f"train.batch={how.batch} exceeds the {n} training images: lower it")
-        label = f"DP-SGD: noised sums of per-image gradients clipped to {how.clip:g}, one per step"
-        rate, count = how.batch / n, how.count(n)
-        steps = Charge(_CHARGE, "gaussian", label, sigma=how.noise_multiplier, rate=rate, count=count, cap=how.cap)
-        return (*(charge for lesson in self.lessons.values() for charge in lesson.charges(n)), steps)
+        return (
+            *(charge for lesson in self.lessons.values() for charge in lesson.charges(n)),
+            self.settings.train.charge(n),
+        )
 
     def query(self, vault: Vault, log: Log) -> None:
         """Make the lessons' releases."""
@@ -123,19 +120,10 @@ class Diffusion:
                 "-P public=<data set>, -P pretrain_run=<run id> or -P checkpoint=<file>"
             )
         tune(self.model, how.tune)
-        spec = GradientSpec(
-            clip=how.clip,
-            seed=seeding.derive(self.task.seed, "train", "rows"),
-            strategy=how.strategy,
-            physical=how.physical,
-            splits=how.splits,
-            start=done(log, "train"),
-            classes=self.task.classes,
-            precision=self.task.precision,
-        )
+        spec = how.spec(self.task, done(log, "train"))
         loss = DenoisingLoss(self.settings.loss, self.model.null, how.multiplicity)
         self.average = MovingAverage(self.model, how.ema)
-        self._fit(vault.gradients(_CHARGE, loss, self.model, spec), how, how.count(vault.n), "train", log)
+        self._fit(vault.gradients(CHARGE, loss, self.model, spec), how, how.count(vault.n), "train", log)
         self.model.requires_grad_(True)
 
     def _fit(self, gradients: Iterator[Gradients], how: FitSettings, steps: int, name: str, log: Log) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from dpib import seeding
 from dpib.checkpoint import State
 from dpib.images import Images, from_unit
-from dpib.kernels.fourier import FourierFeatures
+from dpib.kernels.embedding import Embedding
 from dpib.kernels.mmd import squared_mmd
 from dpib.nn.generators import GeneratorSettings, build
 from dpib.precision import passes
@@ -40,7 +40,7 @@ class EmbeddingGenerator:
         with seeding.seeded(task.seed, "generator"):
             self.network = build(settings, task.shape, task.classes).to(task.device)
 
-    def fit(self, features: FourierFeatures, means: Tensor, how: FitSettings, name: str, log: Log) -> None:
+    def fit(self, features: Embedding, means: Tensor, how: FitSettings, name: str, log: Log) -> None:
         """Fit the features of generated images to `means`, float [classes, features]."""
         stream = seeding.generator(self.task.seed, name, "latents")
         means = means.to(self.task.device, torch.float32)
@@ -51,7 +51,7 @@ class EmbeddingGenerator:
             noise = torch.randn(len(labels), self.network.latent, generator=stream).to(self.task.device)
             with passes(self.task.lower, self.task.device):
                 images = self.network(noise, labels)
-            return squared_mmd(means, features.map(images.float()), labels)
+            return squared_mmd(means, features.rows(images.float()), labels)
 
         fit(
             self.network,

@@ -4,16 +4,17 @@ DP-MERF (Harder, Adamczewski, Park: DP-MERF, AISTATS 2021) is this with random F
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor
 
-from dpib import seeding
+from dpib import registry, seeding
 from dpib.checkpoint import State
 from dpib.images import Images
-from dpib.kernels.fourier import FourierFeatures, FourierSettings
+from dpib.kernels.embedding import Embedding, embedding
+from dpib.kernels.features import FeatureSettings
 from dpib.methods.embedding import EmbeddingGenerator, FitSettings
 from dpib.nn.generators import GeneratorSettings
 from dpib.privacy.events import Charge
@@ -31,7 +32,7 @@ class TrainSettings(FitSettings):
 class KernelSettings(Section):
     """What the recipe of a mean-embedding method says."""
 
-    features: FourierSettings
+    features: Annotated[SerializeAsAny[FeatureSettings], BeforeValidator(registry.chosen("features"))]
     network: GeneratorSettings
     pretrain: FitSettings
     train: TrainSettings
@@ -78,9 +79,9 @@ class MeanEmbedding:
         means, self.proportions = features.class_means(vault.release_sum("embedding", features))
         self.generator.fit(features, means, self.settings.train, "train", log)
 
-    def _features(self, stage: str) -> FourierFeatures:
+    def _features(self, stage: str) -> Embedding:
         stream = seeding.generator(self.task.seed, stage, "frequencies")
-        return FourierFeatures(self.task.shape, self.task.classes, self.settings.features, stream, self.task.device)
+        return embedding(self.settings.features, self.task.shape, self.task.classes, stream, self.task.device)
 
     def generate(self, labels: Tensor, generator: torch.Generator) -> Images:
         """Draw one image per label."""

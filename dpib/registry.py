@@ -27,6 +27,7 @@ PARTS: dict[str, dict[str, str]] = {
     },
     "features": {
         "fourier": "dpib.kernels.fourier:FourierFeatures",
+        "ntk": "dpib.kernels.ntk:NtkFeatures",
         "joined": "dpib.kernels.joined:JoinedFeatures",
     },
     "part": {

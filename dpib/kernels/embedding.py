@@ -47,7 +47,7 @@ class Embedding:
             x, y, weights = x[place], y[place], weights[counted]
         assign = F.one_hot(y.to(self._device), self._classes).T * weights.to(self._device, torch.float32)
         sums = self.rows(to_unit(x.to(self._device))).sums(assign)
-        return torch.cat([sums, assign.sum(1, keepdim=True) * self._weight], 1) / self._scale
+        return torch.cat([sums, assign.sum(1, keepdim=True) * self._weight], 1).div_(self._scale)
 
     def class_means(self, total: Tensor) -> tuple[Tensor, Tensor]:
         """Turn a released sum into class-wise mean embeddings and class proportions (post-processing).

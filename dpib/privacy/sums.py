@@ -30,7 +30,7 @@ def clipped_sum(images: Images, feature: Feature, charge: Charge, noise: NoiseSo
         norms = feature.norms(chunk.x, chunk.y).to("cpu", torch.float64)
         weights = torch.where(torch.isfinite(norms) & (not empty), 1 / norms.clamp(min=1), 0)
         # float64: the sum over a large set must not add rounding of its own to the sensitivity.
-        part = feature.weighted_sum(chunk.x, chunk.y, weights).to("cpu", torch.float64)
-        total = part if total is None else total + part
+        part = feature.weighted_sum(chunk.x, chunk.y, weights).cpu()
+        total = part.to(torch.float64, copy=True) if total is None else total.add_(part)
     assert total is not None
     return total

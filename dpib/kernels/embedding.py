@@ -58,10 +58,17 @@ class Embedding:
         Returns:
             means [classes, D] and proportions [classes], which are positive and sum to 1.
         """
-        total = total * self._scale
         # Noise can make the count of a rare class tiny or negative: no class counts less than one image.
-        counts = (total[:, -1] / self._weight).clamp(min=1)
-        return total[:, :-1] / counts[:, None], counts / counts.sum()
+        counts = self.counts(total).clamp(min=1)
+        return self.means(total, counts), counts / counts.sum()
+
+    def counts(self, total: Tensor) -> Tensor:
+        """Return how many records of each class a sum is of, [classes]; noised if the sum is."""
+        return total[:, -1] * self._scale / self._weight
+
+    def means(self, total: Tensor, counts: Tensor) -> Tensor:
+        """Return a sum's class-wise means [classes, D], `counts` [classes] records to each class."""
+        return total[:, :-1] * self._scale / counts[:, None]
 
 
 def embedding(

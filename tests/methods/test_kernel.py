@@ -6,7 +6,9 @@ import torch
 
 from dpib import seeding
 from dpib.config import compose
+from dpib.errors import UserError
 from dpib.images import Images
+from dpib.kernels.features import build
 from dpib.methods.kernel import KernelSettings, MeanEmbedding
 from dpib.privacy.audit.findings import failed
 from dpib.privacy.audit.sums import audit_sum
@@ -43,6 +45,7 @@ def records(n=40, seed=0):
 
 
 def vault(method, images, folder, sigma=1.0, noise=None):
+    """Return a vault of a budget without end: what is tested here is the mechanism, not the budget."""
     folder.mkdir(exist_ok=True)
     account = Account(dataset="toy", relation="zero_out", epsilon=1e30, delta=1e-3, scopes={"train": len(images)})
     plan = tuple(charge.at(sigma) for charge in method.plan(len(images)))
@@ -64,7 +67,7 @@ def test_any_record_moves_the_release_by_at_most_one_and_the_noise_is_what_is_ch
     assert worst == pytest.approx(1, abs=1e-5)  # the bound is attained: no clip loses signal
 
 
-@pytest.mark.parametrize("name", ["dp-merf", "dp-ntk"])
+@pytest.mark.parametrize("name", ["dp-merf", "dp-ntk", "dp-kernel"])
 def test_one_release_costs_what_the_analytic_gaussian_mechanism_costs(name):
     config, _ = compose({"method": name, "dataset": "mnist_28"})
     charges = MeanEmbedding(config.recipe, Task((1, 28, 28), 10, 0, torch.device("cpu"))).plan(55_000)
@@ -143,3 +146,122 @@ def test_it_learns_from_public_images_and_survives_saving(features):
 def test_the_charge_is_one_gaussian_release():
     (charge,) = make(noise_multiplier=3.0).plan(40)
     assert charge == Charge("embedding", "gaussian", charge.label, sigma=3.0, counts=True)
+
+
+STEPS = {"release": "per_step", "records": 10}
+
+
+class Counted(NoiseSource):
+    """Counts the draws of noise."""
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        self.draws = 0
+
+    def normal(self, shape):
+        self.draws += 1
+        return super().normal(shape)
+
+
+@pytest.mark.parametrize("features", [FOURIER, NTK], ids=["fourier", "ntk"])
+def test_a_release_per_step_is_one_charge_of_a_sampled_gaussian(features, tmp_path):
+    method = make(features, **STEPS)
+    (charge,) = method.plan(40)
+    assert (charge.rate, charge.count, charge.counts) == (0.25, 4, True)
+    assert failed(audit_sum(charge.at(1.5), method._features("train"), TASK.shape, TASK.classes)) == []
+    guarded = vault(method, records(), tmp_path)
+    method.train(guarded, Quiet())
+    events = guarded._ledger.account.events
+    assert [(e.id, e.sigma, e.rate, e.count) for e in events] == [("train/embedding", 1.0, 0.25, 4)]
+
+
+def test_all_steps_cost_what_the_accountant_says_of_them():
+    (charge,) = make(**STEPS, steps=30).plan(1000)
+    (solved,) = solve([charge], scope="train", n=1000, relation="zero_out", epsilon=1, delta=1e-4)
+    event = dp_accounting.PoissonSampledDpEvent(0.01, dp_accounting.GaussianDpEvent(solved.sigma))
+    accountant = dp_accounting.pld.PLDAccountant().compose(dp_accounting.SelfComposedDpEvent(event, 30))
+    assert accountant.get_epsilon(1e-4) == pytest.approx(1, rel=2e-3)
+
+
+def test_a_sample_larger_than_the_data_is_refused():
+    with pytest.raises(UserError, match=r"train\.records=10 exceeds the 9 training images: lower it"):
+        make(**STEPS).plan(9)
+
+
+@pytest.mark.parametrize(("train", "draws"), [({}, 1), (STEPS, 4), ({**STEPS, "records": 1}, 4)])
+def test_noise_is_drawn_once_for_each_release_and_for_empty_samples_too(train, draws, tmp_path):
+    method, noise = make(**train), Counted(3)
+    images = records(40 if train.get("records") != 1 else 3000)  # of which most samples have one record or none
+    method.train(vault(method, images, tmp_path, noise=noise), Quiet())
+    assert noise.draws == draws
+
+
+def test_an_empty_sample_is_released_as_noise(tmp_path):
+    method = make(**{**STEPS, "records": 1})
+    images = records(3000)
+    (charge,) = method.plan(len(images))
+
+    class Nobody(NoiseSource):
+        def bernoulli(self, n, rate):
+            return torch.zeros(n, dtype=torch.bool)
+
+    guarded = vault(method, images, tmp_path, sigma=2.0, noise=Nobody(1))
+    noised = guarded.release_sum(charge.name, method._features("train"))
+    assert noised.shape == (3, 61)
+    assert float(noised.std()) == pytest.approx(2.0, rel=0.2)
+
+
+@pytest.mark.parametrize("features", [FOURIER, NTK], ids=["fourier", "ntk"])
+def test_steps_learn_nothing_under_noise_without_end_and_something_without_noise(features, tmp_path):
+    def trained(seed, sigma):
+        method, images = make(features, **STEPS), records(seed=seed)
+        method.train(vault(method, images, tmp_path / f"{seed}-{sigma}", sigma), Quiet())
+        return weights(method)
+
+    assert torch.equal(trained(0, 1e15), trained(1, 1e15))
+    assert not torch.equal(trained(0, 1e-3), trained(1, 1e-3))
+
+
+class Kept(Quiet):
+    """A log that keeps every step's snapshot, and goes on from the last."""
+
+    def restored(self):
+        return self.snapshot
+
+
+def test_an_interrupted_training_goes_on_without_a_second_draw(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpib.training._SaveTimer.due", lambda self: True)
+    unbroken, noise = make(**STEPS), Counted(3)
+    unbroken.train(vault(unbroken, records(), tmp_path / "a", noise=noise), Kept())
+
+    class Dies(Kept):
+        def save(self, state):
+            super().save(state)
+            if state["step"] == 2:
+                raise KeyboardInterrupt
+
+    log, noise = Dies(), Counted(3)
+    guarded = vault(make(**STEPS), records(), tmp_path / "b", noise=noise)
+    with pytest.raises(KeyboardInterrupt):
+        make(**STEPS).train(guarded, log)
+    assert noise.draws == 2
+    log.save = lambda state: None
+    resumed = make(**STEPS)
+    resumed.train(guarded, log)
+    assert noise.draws == 4
+    assert torch.equal(weights(resumed), weights(unbroken))
+    assert torch.equal(resumed.class_proportions(), unbroken.class_proportions())
+    assert [event.count for event in guarded._ledger.account.events] == [4]
+
+
+def test_the_kernel_of_the_recipe_is_the_published_one():
+    """It is given for images in [-1, 1], where distances are twice as long."""
+    config, _ = compose({"method": "DP-Kernel", "dataset": "mnist_28", "features.dimension": "40000"})
+    features = build(config.recipe.features, (1, 28, 28), seeding.generator(0, "w"), torch.device("cpu"))
+    x = torch.rand(5, 1, 28, 28, generator=seeding.generator(0, "x"))
+    x[1], x[2] = x[0] + 0.02, x[0] + 0.1
+    squared = torch.cdist((2 * x - 1).flatten(1), (2 * x - 1).flatten(1)).square()
+    published = torch.stack([torch.exp(-squared / (2 * s**2)) for s in (1, 2, 4, 8, 16)]).mean(0)
+    phi = features.map(x)
+    assert float((phi @ phi.T - published).abs().max()) < 0.03
+    assert config.recipe.train.release == "one_shot"

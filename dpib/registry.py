@@ -28,6 +28,7 @@ PARTS: dict[str, dict[str, str]] = {
     "features": {
         "fourier": "dpib.kernels.fourier:FourierFeatures",
         "ntk": "dpib.kernels.ntk:NtkFeatures",
+        "conv_ntk": "dpib.kernels.conv_ntk:ConvNtkFeatures",
         "joined": "dpib.kernels.joined:JoinedFeatures",
     },
     "part": {

@@ -25,7 +25,10 @@ FOURIER = {"kind": "fourier", "dimension": 60, "bandwidths": [20.0, 100.0]}
 NTK = {"kind": "ntk", "hidden": [12]}
 DEEP = {"kind": "ntk", "hidden": [9, 7], "outputs": 3}
 JOINED = {"kind": "joined", "maps": [FOURIER, DEEP], "shares": [0.4, 0.6]}
-KINDS = pytest.mark.parametrize("features", [FOURIER, NTK, DEEP, JOINED], ids=["fourier", "ntk", "deep ntk", "joined"])
+CONV = {"kind": "conv_ntk", "channels": [3, 4]}
+KINDS = pytest.mark.parametrize(
+    "features", [FOURIER, NTK, DEEP, CONV, JOINED], ids=["fourier", "ntk", "deep ntk", "conv ntk", "joined"]
+)
 
 
 def make(features=FOURIER, seed=0, **train):

@@ -14,10 +14,12 @@ from unittest import mock
 import click
 
 from benchmarks import planted_clipping as clipping
+from benchmarks import planted_features as maps
 from benchmarks import planted_noise as noise
 from benchmarks import planted_queries as ask
 from benchmarks import planted_sampling as sampling
 from benchmarks.audited import counts, names, selections, steps, sums
+from benchmarks.audited_features import features, per_step
 from benchmarks.audited_queries import lineage, queries
 from benchmarks.planted import Patch
 from dpib.errors import UserError
@@ -87,6 +89,15 @@ FAULTS: dict[str, Fault] = {
     "query: dropped from the ledger": (lineage, ask.dropped_from_the_ledger),
     "query: all but the last dropped from the ledger": (lineage, ask.history_overwritten),
     "query: a pretraining taken for one of another query": (lineage, ask.pretraining_of_any_query),
+    "embedding: gradients not normalised": (features, maps.not_normalised),
+    "embedding: copies of the last layer left out of the norm": (features, maps.copies_scaled_after_the_norm),
+    "embedding: joined maps each of norm 1": (features, maps.maps_each_of_norm_one),
+    "embedding: counts beside the norm": (features, maps.counts_beside_the_norm),
+    "embedding: a step's sum without its noise": (per_step, maps.sum_without_noise),
+    "embedding: one noise for all steps": (per_step, maps.noise_drawn_once),
+    "embedding: a step's records of a fixed number": (per_step, maps.fixed_size),
+    "embedding: every record in every step": (per_step, ask.every_record_in_a_sample),
+    "embedding: one sample for all steps": (per_step, ask.one_sample_for_all_releases),
     "count: Gaussian noise off": (counts, lambda: noise.counts_without_noise("normal")),
     "count: Laplace noise off": (counts, lambda: noise.counts_without_noise("laplace")),
     "count: half the Laplace noise": (counts, lambda: noise.laplace_scaled(0.5)),
@@ -123,7 +134,7 @@ def caught_by(name: str) -> str | None:
 def main() -> None:
     """Print which layer catches which fault, and in how many seconds."""
     begun = time.perf_counter()
-    for audit in (steps, sums, queries, lineage, names, counts, selections):
+    for audit in (steps, sums, queries, features, per_step, lineage, names, counts, selections):
         wrong = failed([finding for findings in audit() for finding in findings])
         assert not wrong, wrong
     print(f"Sound code: no alarm, all audits in {time.perf_counter() - begun:.1f} s\n")

@@ -27,7 +27,7 @@ from dpib import seeding
 from dpib.config import compose
 from dpib.data.synthetic import read_gen
 from dpib.images import Images, from_unit, to_unit
-from dpib.kernels.fourier import FourierFeatures
+from dpib.kernels.embedding import Embedding, embedding
 from dpib.kernels.mmd import squared_mmd
 from dpib.metrics.utility import accuracy, train_classifier
 from dpib.nn import classifiers
@@ -36,7 +36,7 @@ from dpib.sensitive import Sensitive
 CPU = torch.device("cpu")
 
 
-def free_images(features: FourierFeatures, means: Tensor, start: Images, steps: int) -> Images:
+def free_images(features: Embedding, means: Tensor, start: Images, steps: int) -> Images:
     """Return images fitted to `means` pixel by pixel, from `start`."""
     logits = to_unit(start.x).clamp(0.02, 0.98).logit().requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.1)
@@ -44,7 +44,7 @@ def free_images(features: FourierFeatures, means: Tensor, start: Images, steps: 
         for group in optimizer.param_groups:
             group["lr"] = 0.1 * (1 - step / steps)
         optimizer.zero_grad()
-        squared_mmd(means, features.map(logits.sigmoid()), start.y).backward()
+        squared_mmd(means, features.rows(logits.sigmoid()), start.y).backward()
         optimizer.step()
     return Images(from_unit(logits.sigmoid()), start.y)
 
@@ -68,7 +68,7 @@ def main(gen: Path, dataset: str, n: int, steps: int) -> None:
     test = val  # held-out images of the training set: never in `train`, never in the embedding
     classes = len(card.classes)
     stream = seeding.generator(config.seed, "train", "frequencies")
-    features = FourierFeatures(card.shape, classes, config.recipe.features, stream, CPU)  # type: ignore[attr-defined]
+    features = embedding(config.recipe.features, card.shape, classes, stream, CPU)  # type: ignore[attr-defined]
     total = sum(features.weighted_sum(c.x, c.y, torch.ones(len(c))).double() for c in train.chunks(1000))
     means = features.class_means(torch.as_tensor(total))[0].float()
     order = seeding.generator(0, "merf limits")
@@ -83,7 +83,7 @@ def main(gen: Path, dataset: str, n: int, steps: int) -> None:
     print(f"| images ({n} of each) | squared MMD, all classes | ResNet accuracy, % |\n|---|---|---|")
     for name, images in sets.items():
         with torch.no_grad():
-            distance = float(squared_mmd(means, features.map(to_unit(images.x)), images.y))
+            distance = float(squared_mmd(means, features.rows(to_unit(images.x)), images.y))
         with seeding.seeded(0, "merf limits", "resnet"):
             network = classifiers.build(config.eval.classifiers, card.shape[0], classes)["resnet"]
         schedule = config.eval.schedule.model_copy(update={"epochs": 15})

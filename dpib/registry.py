@@ -26,6 +26,12 @@ PARTS: dict[str, dict[str, str]] = {
         "central": "dpib.diffusion.lessons.central:CentralLesson",
         "frequency": "dpib.diffusion.lessons.frequency:FrequencyLesson",
     },
+    "features": {
+        "fourier": "dpib.kernels.fourier:FourierFeatures",
+        "ntk": "dpib.kernels.ntk:NtkFeatures",
+        "conv_ntk": "dpib.kernels.conv_ntk:ConvNtkFeatures",
+        "joined": "dpib.kernels.joined:JoinedFeatures",
+    },
     "part": {
         "classifier": "dpib.parts.classifier:Classifier",
     },
@@ -40,6 +46,7 @@ PARTS: dict[str, dict[str, str]] = {
 _METHODS = ("plan", "query", "pretrain", "train", "generate", "class_proportions", "state_dict", "load_state_dict")
 _NEEDS = {
     "lesson": ("reads_public", "charges", "query", "images"),
+    "features": ("map",),
     "part": ("fit", "network", "state_dict", "load_state_dict"),
 }
 _STAGES = {"query", "pretrain", "train", "generate"}

@@ -23,7 +23,7 @@ def outside(root, tmp_path):
     text = (root / "docs" / "extend.md").read_text()
     blocks = re.findall(r"`([\w.-]+)`:\n\n```\w+\n(.*?)```", text, flags=re.DOTALL)
     names = {name for name, _ in blocks}
-    methods = {"mean-image.yaml", "mean_image.py", "spread.py"}
+    methods = {"mean-image.yaml", "mean_image.py", "edges.py", "spread.py"}
     assert names == {*methods, "halves.yaml", "make_halves.py", "mean_distance.py"}
     folder = tmp_path / "outside"
     folder.mkdir()
@@ -47,6 +47,30 @@ def test_a_method_from_outside_runs_through_every_stage(outside, tiny, tracking_
     assert tracked.data.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)
     assert tracked.data.params["cfg.train.shrink"] == "0.9"
     assert "utility/accuracy_best" in tracked.data.metrics
+
+
+def test_a_feature_map_from_outside_stands_in_for_that_of_the_recipe(outside, tiny, tracking_uri):
+    kind = f"{outside / 'edges.py'}:Edges"
+    own = {"features__kind": kind, "features__dimension": 100}
+    small = {k.replace(".", "__"): v for k, v in tiny.items() if k.startswith(("network.", "train."))}
+    tracked = run(tiny, tracking_uri, method="dp-merf", eval__mode="syn", **small, **own)
+    assert tracked.data.params["cfg.features.kind"] == kind
+    assert tracked.data.params["cfg.features.variance"] == "10.0"
+    assert "cfg.features.bandwidths" not in tracked.data.params
+    assert tracked.data.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)
+    other = "{kind: fourier, dimension: 20, bandwidths: [15, 60]}"
+    beside = f"{{kind: joined, shares: [0.5, 0.5], maps: [{{kind: '{kind}'}}, {other}]}}"
+    config, _ = compose({"method": "dp-merf", "features": beside})
+    assert [type(own).__name__ for own in config.recipe.features.maps] == ["EdgesSettings", "FourierSettings"]
+
+
+def test_the_outside_feature_map_keeps_its_norm(outside):
+    from dpib import registry, seeding
+    from dpib.kernels.features import build
+
+    settings = registry.chosen("features")({"kind": f"{outside / 'edges.py'}:Edges"})
+    features = build(settings, (1, 8, 8), seeding.generator(0, "w"), torch.device("cpu"))
+    assert features.map(torch.rand(5, 1, 8, 8)).norm(dim=1).tolist() == pytest.approx([1.0] * 5)
 
 
 def test_a_lesson_from_outside_is_asked_learnt_and_charged(outside, tiny, tracking_uri):

@@ -189,7 +189,10 @@ def find_method(name: str) -> Path:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `below` with `above` laid over it, section by section; `0: {...}` is laid over a list's first element."""
+    """Return `below` with `above` laid over it, section by section; `0: {...}` is laid over a list's first element.
+
+    A section whose `kind` is another one replaces the section below it: its keys are those of another part.
+    """
     merged = dict(below)
     for key, value in above.items():
         merged[key] = _over(merged.get(key), value, key)
@@ -198,7 +201,8 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def _over(old: Any, value: Any, key: str) -> Any:
     if isinstance(old, Mapping) and isinstance(value, Mapping):
-        return merge(old, value)
+        another = "kind" in value and value["kind"] != old.get("kind", value["kind"])
+        return dict(value) if another else merge(old, value)
     if isinstance(old, list) and isinstance(value, Mapping):
         places = {str(place): each for place, each in enumerate(old)}
         wrong = [str(place) for place in value if str(place) not in places]

@@ -1,23 +1,22 @@
-"""Random Fourier features of the Gaussian kernel, tensored with the label (Rahimi and Recht 2007)."""
+"""Features `fourier`: random Fourier features of the Gaussian kernel (Rahimi and Recht 2007)."""
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dpib.images import to_unit
-from dpib.section import Positive, Section
+from dpib.kernels.features import Dense, FeatureSettings
+from dpib.section import Positive
 
 
-class FourierSettings(Section):
+class FourierSettings(FeatureSettings):
     """Keys of `features.*`."""
 
     dimension: Positive = Field(description="D, the number of random features, sines and cosines together")
     bandwidths: list[float] = Field(min_length=1, description="kernel variances for 784 pixels in [0, 1]")
-    count_weight: float = Field(gt=0, description="public weight of the coordinate that carries class counts")
 
 
 class FourierFeatures:
@@ -27,28 +26,23 @@ class FourierFeatures:
     are several, and ||phi(x)|| is 1 for every x. A bandwidth is scaled by pixels/784: squared distances
     grow with the number of pixels, and an unscaled kernel would vanish on larger images.
 
-    As a `Feature` of a labelled record it is e_y (x) [phi(x), w] / sqrt(1 + w^2), float [classes, D + 1]:
-    the last column counts the class, and the norm is 1 for every record.
-
     Args:
+        settings: D and bandwidths.
         shape: channels, height, width of an image.
-        classes: the number of classes.
-        settings: D, bandwidths and w.
         generator: draws W; public, so that the features can be rebuilt from the seed.
         device: where W lives and features are computed.
     """
 
+    Settings: ClassVar[type[FeatureSettings]] = FourierSettings
+
     def __init__(
         self,
-        shape: tuple[int, int, int],
-        classes: int,
         settings: FourierSettings,
+        shape: tuple[int, int, int],
         generator: torch.Generator,
         device: torch.device,
     ) -> None:
         pixels = math.prod(shape)
-        self.classes = classes
-        self.count_weight = settings.count_weight
         blocks = [
             torch.randn(pixels, columns, generator=generator) / math.sqrt(s * pixels / 784)
             for s, columns in zip(settings.bandwidths, _shares(settings), strict=True)
@@ -65,31 +59,9 @@ class FourierFeatures:
         angles = x.flatten(1) @ self.frequencies
         return torch.cat([angles.cos(), angles.sin()], 1) * math.sqrt(2 / self.dimension)
 
-    def norms(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the norm of every record's feature, float64 [n]: 1 by construction."""
-        return torch.ones(len(x), dtype=torch.float64, device=self.frequencies.device)
-
-    def weighted_sum(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """Return sum_i weights_i feature(x_i, y_i) for uint8 images: float [classes, D + 1]."""
-        device = self.frequencies.device
-        assign = F.one_hot(y.to(device), self.classes).T * weights.to(device, torch.float32)
-        features = self.map(to_unit(x.to(device)))
-        counts = assign.sum(1, keepdim=True) * self.count_weight
-        return torch.cat([assign @ features, counts], 1) / math.sqrt(1 + self.count_weight**2)
-
-    def class_means(self, total: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn a released sum into class-wise mean embeddings and class proportions (post-processing).
-
-        Args:
-            total: float [classes, D + 1].
-
-        Returns:
-            means [classes, D] and proportions [classes], which are positive and sum to 1.
-        """
-        total = total * math.sqrt(1 + self.count_weight**2)
-        # Noise can make the count of a rare class tiny or negative: no class counts less than one image.
-        counts = (total[:, -1] / self.count_weight).clamp(min=1)
-        return total[:, :-1] / counts[:, None], counts / counts.sum()
+    def rows(self, x: Tensor) -> Dense:
+        """Return the same as rows whose norm is 1 by construction."""
+        return Dense(x, self.map, unit=True)
 
 
 def _shares(settings: FourierSettings) -> Sequence[int]:

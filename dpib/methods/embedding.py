@@ -1,5 +1,8 @@
 """A conditional generator fitted to class-wise mean embeddings: post-processing of what was released of them."""
 
+from collections.abc import Iterator
+from itertools import repeat
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -7,7 +10,7 @@ from torch import Tensor
 from dpib import seeding
 from dpib.checkpoint import State
 from dpib.images import Images, from_unit
-from dpib.kernels.fourier import FourierFeatures
+from dpib.kernels.embedding import Embedding
 from dpib.kernels.mmd import squared_mmd
 from dpib.nn.generators import GeneratorSettings, build
 from dpib.precision import passes
@@ -40,10 +43,13 @@ class EmbeddingGenerator:
         with seeding.seeded(task.seed, "generator"):
             self.network = build(settings, task.shape, task.classes).to(task.device)
 
-    def fit(self, features: FourierFeatures, means: Tensor, how: FitSettings, name: str, log: Log) -> None:
-        """Fit the features of generated images to `means`, float [classes, features]."""
+    def fit(self, features: Embedding, means: Tensor | Iterator[Tensor], how: FitSettings, name: str, log: Log) -> None:
+        """Fit the features of generated images to `means`, float [classes, features], or to one after the other.
+
+        An iterator begins with those of the first step that the log's snapshot does not hold.
+        """
         stream = seeding.generator(self.task.seed, name, "latents")
-        means = means.to(self.task.device, torch.float32)
+        targets = repeat(self._placed(means)) if isinstance(means, Tensor) else map(self._placed, means)
         self.network.train()
 
         def loss() -> Tensor:
@@ -51,7 +57,7 @@ class EmbeddingGenerator:
             noise = torch.randn(len(labels), self.network.latent, generator=stream).to(self.task.device)
             with passes(self.task.lower, self.task.device):
                 images = self.network(noise, labels)
-            return squared_mmd(means, features.map(images.float()), labels)
+            return squared_mmd(next(targets), features.rows(images.float()), labels)
 
         fit(
             self.network,
@@ -64,6 +70,9 @@ class EmbeddingGenerator:
             name=name,
             preview=lambda: self._preview(name),
         )
+
+    def _placed(self, means: Tensor) -> Tensor:
+        return means.to(self.task.device, torch.float32)
 
     def _preview(self, name: str) -> Images:
         labels = torch.arange(self.task.classes).repeat(10)[:100].sort().values

@@ -21,16 +21,16 @@ def clipped_sum(images: Images, feature: Feature, charge: Charge, noise: NoiseSo
         batch: records at a time; changes nothing.
     """
     total: Tensor | None = None
-    members = poisson(noise, len(images), charge.rate, charge.cap) if charge.rate < 1 else None
-    done = 0
-    for chunk in images.chunks(batch):
+    members = images
+    if charge.rate < 1:
+        members = images.take(poisson(noise, len(images), charge.rate, charge.cap).nonzero().flatten())
+    empty = len(members) == 0
+    # One record that does not count tells what shape the sum over none has.
+    for chunk in (images.take(slice(1)) if empty else members).chunks(batch):
         norms = feature.norms(chunk.x, chunk.y).to("cpu", torch.float64)
-        weights = torch.where(torch.isfinite(norms), 1 / norms.clamp(min=1), 0)
-        if members is not None:
-            weights = weights * members[done : done + len(chunk)].to(weights)
-        done += len(chunk)
+        weights = torch.where(torch.isfinite(norms) & (not empty), 1 / norms.clamp(min=1), 0)
         # float64: the sum over a large set must not add rounding of its own to the sensitivity.
-        part = feature.weighted_sum(chunk.x, chunk.y, weights).to("cpu", torch.float64)
-        total = part if total is None else total + part
+        part = feature.weighted_sum(chunk.x, chunk.y, weights).cpu()
+        total = part.to(torch.float64, copy=True) if total is None else total.add_(part)
     assert total is not None
     return total

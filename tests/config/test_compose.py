@@ -116,3 +116,12 @@ def test_nesting_leaves_what_it_was_given_as_it_was():
     given = {"a": {"b": 1}, "a.c": 2}
     assert nest(given) == {"a": {"b": 1, "c": 2}}
     assert given == {"a": {"b": 1}, "a.c": 2}
+
+
+def test_a_section_of_another_kind_replaces_the_one_below():
+    below = {"a": {"kind": "x", "b": 1}, "l": [{"kind": "x", "b": 1}]}
+    above = {"a": {"kind": "y", "c": 2}, "l": {0: {"kind": "y"}}}
+    assert merge(below, above) == {"a": {"kind": "y", "c": 2}, "l": [{"kind": "y"}]}
+    assert merge(below, {"a": {"kind": "x", "c": 2}})["a"] == {"kind": "x", "b": 1, "c": 2}
+    config, _ = compose({"method": "dp-merf", "features.kind": "fourier", "features.dimension": "30"})
+    assert config.recipe.features.bandwidths == [15, 60]

@@ -29,7 +29,7 @@ CENTRAL = CentralSettings(kind="central", samples=3, batch=20, noise_multiplier=
 FREQUENCY = FrequencySettings(
     kind="frequency",
     noise_multiplier=2.0,
-    features={"dimension": 40, "bandwidths": [20.0], "count_weight": 0.1},
+    features={"kind": "fourier", "dimension": 40, "bandwidths": [20.0], "count_weight": 0.1},
     network={"name": "small", "latent": 4, "width": 4, "hidden": 20},
     generator={"steps": 5, "batch": 20, "lr": 0.01},
     images=30,

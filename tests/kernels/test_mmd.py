@@ -3,12 +3,17 @@
 import pytest
 import torch
 
+from dpib.kernels.features import Dense
 from dpib.kernels.mmd import squared_mmd
 
 
 def unit_rows(n, d, generator):
     rows = torch.randn(n, d, generator=generator)
     return rows / rows.norm(dim=1, keepdim=True)
+
+
+def mmd(means, features, labels, unit=True):
+    return squared_mmd(means, Dense(features, lambda x: x, unit), labels)
 
 
 def by_pairs(means, features, labels):
@@ -26,7 +31,7 @@ def test_value_and_gradient_equal_the_sums_over_pairs():
     means = torch.randn(4, 7, generator=g)
     features = unit_rows(10, 7, g).requires_grad_()
     labels = torch.tensor([0, 0, 0, 2, 2, 3, 3, 3, 3, 0])
-    ours, pairs = squared_mmd(means, features, labels), by_pairs(means, features, labels)
+    ours, pairs = mmd(means, features, labels), by_pairs(means, features, labels)
     assert ours.item() == pytest.approx(pairs.item(), abs=1e-5)
     (mine,) = torch.autograd.grad(ours, features)
     (theirs,) = torch.autograd.grad(pairs, features)
@@ -40,8 +45,18 @@ def test_it_is_unbiased_for_images_from_the_same_distribution():
     pool = unit_rows(5000, 20, g)
     mean = pool.mean(0, keepdim=True)
     values = [
-        float(squared_mmd(mean, pool[torch.randint(5000, (4,), generator=g)], torch.zeros(4, dtype=torch.long)))
+        float(mmd(mean, pool[torch.randint(5000, (4,), generator=g)], torch.zeros(4, dtype=torch.long)))
         for _ in range(2000)
     ]
     spread = torch.tensor(values)
     assert abs(float(spread.mean())) < 4 * float(spread.std()) / 2000**0.5
+
+
+def test_rows_of_any_length_leave_out_their_own_squares():
+    g = torch.Generator().manual_seed(2)
+    means, features = torch.randn(3, 7, generator=g), torch.randn(9, 7, generator=g).requires_grad_()
+    labels = torch.arange(9) % 3
+    ours, pairs = mmd(means, features, labels, unit=False), by_pairs(means, features, labels)
+    assert ours.item() == pytest.approx(pairs.item(), rel=1e-5)
+    mine, theirs = (torch.autograd.grad(value, features)[0] for value in (ours, pairs))
+    assert torch.allclose(mine, theirs, atol=1e-5)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dpib import seeding
 from dpib.images import Images
-from dpib.kernels.fourier import FourierFeatures, FourierSettings
+from dpib.kernels.embedding import embedding
+from dpib.kernels.fourier import FourierSettings
 from dpib.privacy.events import Charge
 from dpib.privacy.ledger import Account, BudgetError
 from dpib.privacy.rng import NoiseSource
@@ -39,8 +40,8 @@ class Raw:
 
 
 def fourier(classes=3, count_weight=0.1):
-    settings_ = FourierSettings(dimension=64, bandwidths=[20.0, 120.0], count_weight=count_weight)
-    return FourierFeatures((1, 8, 8), classes, settings_, seeding.generator(0, "w"), torch.device("cpu"))
+    settings_ = FourierSettings(kind="fourier", dimension=64, bandwidths=[20.0, 120.0], count_weight=count_weight)
+    return embedding(settings_, (1, 8, 8), classes, seeding.generator(0, "w"), torch.device("cpu"))
 
 
 def null_out(images, position):

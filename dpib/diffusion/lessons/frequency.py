@@ -1,19 +1,20 @@
-"""Lesson `frequency`: images of a generator that was fitted to one release of random Fourier features.
+"""Lesson `frequency`: images of a generator that was fitted to one release of random features.
 
 C. Gong, K. Li, Z. Lin, T. Wang: From easy to hard++ (FETA-Pro), arXiv:2601.06368; the release is
 that of DP-MERF (Harder, Adamczewski, Park: AISTATS 2021).
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from dpib import seeding
+from dpib import registry, seeding
 from dpib.checkpoint import State
 from dpib.diffusion.lessons.lesson import LessonSettings
 from dpib.images import Images
-from dpib.kernels.fourier import FourierFeatures, FourierSettings
+from dpib.kernels.embedding import Embedding, embedding
+from dpib.kernels.features import FeatureSettings
 from dpib.methods.embedding import EmbeddingGenerator, FitSettings
 from dpib.nn.generators import GeneratorSettings
 from dpib.privacy.events import Charge
@@ -27,7 +28,7 @@ _BATCH = 500
 class FrequencySettings(LessonSettings):
     """Keys of this lesson."""
 
-    features: FourierSettings
+    features: Annotated[SerializeAsAny[FeatureSettings], BeforeValidator(registry.chosen("features"))]
     network: GeneratorSettings
     generator: FitSettings
     images: Positive = Field(description="how many images the generator draws for the lesson")
@@ -67,7 +68,7 @@ class FrequencyLesson:
         # Where kernels are not deterministic, every process would have images of its own.
         return Images(self.task.world.broadcast(torch.cat(batches).to(self.task.device)).cpu(), labels)
 
-    def _features(self) -> FourierFeatures:
+    def _features(self) -> Embedding:
         stream = seeding.generator(self.task.seed, self.name, "frequencies")
         shape, classes, device = self.task.shape, self.task.classes, self.task.device
-        return FourierFeatures(shape, classes, self.settings.features, stream, device)
+        return embedding(self.settings.features, shape, classes, stream, device)

@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.audit_mutations import FAULTS, caught_by
 from benchmarks.audited import counts, names, selections, steps, sums
+from benchmarks.audited_features import features, per_step
 from benchmarks.audited_queries import lineage, queries
 from dpib.privacy.audit.canaries import audit_canaries
 from dpib.privacy.audit.findings import failed
@@ -16,7 +17,7 @@ def test_a_planted_fault_is_caught(name):
     assert caught_by(name) is not None
 
 
-@pytest.mark.parametrize("audit", [steps, sums, queries, lineage, names, counts, selections])
+@pytest.mark.parametrize("audit", [steps, sums, queries, features, per_step, lineage, names, counts, selections])
 def test_sound_code_raises_no_alarm(audit):
     assert failed([finding for findings in audit() for finding in findings]) == []
 

@@ -15,11 +15,13 @@ import click
 
 from benchmarks import planted_clipping as clipping
 from benchmarks import planted_features as maps
+from benchmarks import planted_gan as pairs
 from benchmarks import planted_noise as noise
 from benchmarks import planted_queries as ask
 from benchmarks import planted_sampling as sampling
 from benchmarks.audited import counts, names, selections, steps, sums
 from benchmarks.audited_features import features, per_step
+from benchmarks.audited_gan import gan
 from benchmarks.audited_queries import lineage, queries
 from benchmarks.planted import Patch
 from dpib.errors import UserError
@@ -98,6 +100,9 @@ FAULTS: dict[str, Fault] = {
     "embedding: a step's records of a fixed number": (per_step, maps.fixed_size),
     "embedding: every record in every step": (per_step, ask.every_record_in_a_sample),
     "embedding: one sample for all steps": (per_step, ask.one_sample_for_all_releases),
+    "GAN: an image drawn depends on those drawn beside it": (gan, pairs.drawn_together),
+    "GAN: real and generated image clipped apart": (gan, pairs.halves_clipped_apart),
+    "GAN: the generator sees the images": (gan, pairs.generator_sees_the_images),
     "count: Gaussian noise off": (counts, lambda: noise.counts_without_noise("normal")),
     "count: Laplace noise off": (counts, lambda: noise.counts_without_noise("laplace")),
     "count: half the Laplace noise": (counts, lambda: noise.laplace_scaled(0.5)),
@@ -134,7 +139,7 @@ def caught_by(name: str) -> str | None:
 def main() -> None:
     """Print which layer catches which fault, and in how many seconds."""
     begun = time.perf_counter()
-    for audit in (steps, sums, queries, features, per_step, lineage, names, counts, selections):
+    for audit in (steps, sums, queries, features, per_step, gan, lineage, names, counts, selections):
         wrong = failed([finding for findings in audit() for finding in findings])
         assert not wrong, wrong
     print(f"Sound code: no alarm, all audits in {time.perf_counter() - begun:.1f} s\n")

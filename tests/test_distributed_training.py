@@ -19,6 +19,7 @@ from dpib.diffusion.settings import DiffusionSettings
 from dpib.distributed import World
 from dpib.images import Images
 from dpib.methods.diffusion import Diffusion
+from dpib.methods.gan import Gan, GanSettings
 from dpib.privacy.ledger import Account, Ledger
 from dpib.privacy.rng import NoiseSource
 from dpib.privacy.vault import Vault
@@ -29,7 +30,7 @@ world = World.join(torch.device("cpu"))
 torch.set_num_threads(1)
 folder = Path(sys.argv[1]) / str(world.rank)
 folder.mkdir(parents=True)
-settings = DiffusionSettings(
+diffusion = DiffusionSettings(
     network={"nf": 8, "ch_mult": [1], "attn_resolutions": [], "blocks": 1},
     loss={},
     lessons=[
@@ -40,9 +41,17 @@ settings = DiffusionSettings(
     train={"steps": 4, "batch": 9, "lr": 0.01, "clip": 0.01, "multiplicity": 2, "strategy": "loop", "physical": 4},
     sampler={"name": "ddim", "steps": 2},
 )
+gan = GanSettings(
+    network={"name": "small", "latent": 4, "width": 4, "hidden": 20},
+    critic={"width": 4},
+    adversary={"lr": 0.01, "batch": 8, "every": 2},
+    pretrain={"steps": 3, "batch": 7, "lr": 0.01},
+    train={"steps": 4, "batch": 9, "lr": 0.01, "clip": 0.01, "strategy": "loop", "physical": 4},
+)
 stream = seeding.generator(0, "records")
 images = Images(torch.randint(0, 256, (30, 1, 8, 8), generator=stream, dtype=torch.uint8), torch.arange(30) % 3)
-synthesizer = Diffusion(settings, Task((1, 8, 8), 3, 0, world.device, world))
+task = Task((1, 8, 8), 3, 0, world.device, world)
+synthesizer = Gan(gan, task) if sys.argv[2] == "gan" else Diffusion(diffusion, task)
 account = Account(dataset="toy", relation="zero_out", epsilon=1e6, delta=1e-3, scopes={"train": 30})
 plan = tuple(charge.at(1.0) for charge in synthesizer.plan(30))
 ledger = Ledger.open(folder / "ledger.json", account)
@@ -61,18 +70,20 @@ assert not [name for name in threads if "gloo" in name], threads
 """
 
 
-def start(folder, root, rank=0, size=1, port=0):
+def start(method, folder, root, rank=0, size=1, port=0):
     places = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     environment = {**os.environ, **places, "PYTHONPATH": str(root)}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)], env=environment)
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder), method], env=environment)
 
 
-@pytest.fixture
-def results(tmp_path, root):
-    port = free_port()
-    processes = [start(tmp_path / "one", root), *(start(tmp_path / "two", root, r, 2, port) for r in (0, 1))]
+@pytest.fixture(params=["diffusion", "gan"])
+def results(request, tmp_path, root):
+    port, method = free_port(), request.param
+    two = (start(method, tmp_path / "two", root, rank, 2, port) for rank in (0, 1))
+    processes = [start(method, tmp_path / "one", root), *two]
     assert [process.wait() for process in processes] == [0, 0, 0]
-    return [checkpoint.load(tmp_path / f / "final.safetensors")["denoiser"] for f in ("one/0", "two/0", "two/1")]
+    states = [checkpoint.load(tmp_path / f / "final.safetensors") for f in ("one/0", "two/0", "two/1")]
+    return [{(a, b): value for a, part in state.items() for b, value in part.items()} for state in states]
 
 
 def test_two_processes_train_what_one_trains(results):

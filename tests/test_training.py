@@ -100,8 +100,8 @@ def test_public_steps_need_no_snapshot_to_be_shown():
 def test_a_snapshot_holds_the_training_and_no_privacy_generator():
     log = Notebook()
     run(log)
-    assert set(log.snapshot) == {"name", "step", "model", "optimizer", "streams", "average"}
-    assert log.snapshot["streams"] == {}
+    assert set(log.snapshot) == {"name", "step", "model", "optimizer", "streams", "average", "others"}
+    assert log.snapshot["streams"] == log.snapshot["others"] == {}
 
 
 def test_the_snapshot_of_another_training_is_not_taken():

@@ -42,7 +42,7 @@ def test_a_statement_is_believed_only_where_it_speaks_of_this_data(store, tiny, 
     gen = write_gen(tmp_path / "own.npz", statement=np.asarray(text))
     own = run_evaluate(config, card, store, gen, file_digest(gen))
     assert own.metrics["privacy/epsilon"] == pytest.approx(10, rel=1e-3)  # recomputed, not the 0.001 it claims
-    foreign = account.model_copy(update={"dataset": "mnist_28"})
+    foreign = account.model_copy(update={"dataset": "mnist_28", "origins": ["elsewhere"], "images": None})
     text = json.dumps({"ledger": json.loads(foreign.model_dump_json())})
     gen = write_gen(tmp_path / "foreign.npz", statement=np.asarray(text))
     assert "privacy/epsilon" not in run_evaluate(config, card, store, gen, file_digest(gen)).metrics

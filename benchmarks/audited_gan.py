@@ -21,11 +21,11 @@ SHAPE, CLASSES, N = (1, 8, 8), 4, 64
 
 def gan() -> Iterator[list[Finding]]:
     """Yield the findings about the critic's steps, and about what the generator is told beside the critic."""
+    yield [_told_apart()]
     method = _method()
     (charge,) = method.plan(N)
     spec = method.settings.train.spec(method.task, 0)
     yield audit_steps(replace(charge, sigma=1.0), method.loss, method.critic, spec, SHAPE, CLASSES)
-    yield [_told_apart()]
 
 
 def _method() -> Gan:

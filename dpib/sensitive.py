@@ -70,17 +70,32 @@ class Sensitive:
         Raises:
             UserError: when that data set holds some of these images, which no account can tell apart.
         """
-        if self.published(account):
+        if self._learnt(account):
             return True
-        if any(self._members in self._journal.seen_by(_as_set(origin)) for origin in account.origins):
-            return True
-        path = store.split_path(self._root, account.dataset, "train")
-        if not path.is_file() or self._count(store.read_pixels(path)) <= HANDFUL:
+        if not self._shared(account.dataset):
             return False
         raise UserError(
             f"what this run starts from learnt from {account.dataset}, which holds images of {self._card.name}: "
             "train on them under one name, so that one ledger counts them"
         )
+
+    def touches(self, account: Account) -> bool:
+        """Return whether an account of another data set is known here to be about some of these images, or all.
+
+        What was spent on the rest of them then counts for these as well: that errs on the side of more.
+        """
+        return self._learnt(account) or self._shared(account.dataset)
+
+    def _learnt(self, account: Account) -> bool:
+        """Return whether an account is about these images: everybody knows them, or this machine saw a training."""
+        if self.published(account):
+            return True
+        return any(self._members in self._journal.seen_by(_as_set(origin)) for origin in account.origins)
+
+    def _shared(self, dataset: str) -> bool:
+        """Return whether the images that go by another name here hold more than a handful of these."""
+        path = store.split_path(self._root, dataset, "train")
+        return path.is_file() and self._count(store.read_pixels(path)) > HANDFUL
 
     @property
     def prepared(self) -> bool:

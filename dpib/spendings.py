@@ -60,7 +60,7 @@ class Spendings:
         trainings: set[str] = set()
         for run, finished in self.store.tagged(TAG, keys):
             whole = self._stored(run, finished)
-            stored = None if whole is None else about(whole, account.dataset, self.sensitive.same)
+            stored = None if whole is None else about(whole, account.dataset, self.sensitive.touches)
             if stored is None:
                 continue
             trainings.update(stored.origins)

@@ -12,7 +12,7 @@ from dpib.sensitive import Sensitive
 def stated(statement: dict[str, object] | None, sensitive: Sensitive, gen: Path) -> tuple[Account, bool]:
     """Return the account that judging a synthetic set begins with, and whether it says what making the set cost.
 
-    Trainings on these images under other names count, where this machine knows that they were on these. A set that
+    Trainings on these images, or some of them, under other names count, where this machine knows of that. A set that
     says nothing of these images gets an account in which nothing is spent; what it says of others stays beside that.
 
     Args:
@@ -28,7 +28,7 @@ def stated(statement: dict[str, object] | None, sensitive: Sensitive, gen: Path)
         return fresh, False
     try:
         account = Account.parse(json.dumps(statement["ledger"]))
-        found = about(account, fresh.dataset, sensitive.same)
+        found = about(account, fresh.dataset, sensitive.touches)
         if found is None:
             return inherit(account, fresh), False
         # What the maker of the set says of his own split holds; what is put together here is compared here.

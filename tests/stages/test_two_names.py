@@ -120,3 +120,21 @@ def test_a_set_whose_training_held_nothing_out_is_not_judged_on_images_held_out(
     drawn = run_generate(*small(data__holdout="none", eval__mode="syn"), store, trained.run_id)
     with pytest.raises(UserError, match="held none out, so none can select"):
         run_evaluate(*small(), store, store.fetch(drawn.run_id, str(GEN)), drawn.run_id)
+
+
+def test_what_was_spent_on_a_part_of_the_images_counts_for_all(at, data_root, small, store):
+    at("one", same=True)
+    path = data_root / "alias" / "train.npz"
+    with np.load(path) as content:
+        arrays = dict(content)
+    arrays["images"][700:] = 255 - arrays["images"][700:]
+    np.savez(path, **arrays)
+    config, card = small(dataset="alias")
+    drawn = run_generate(config, card, store, run_train(config, card, store).run_id)
+    gen = store.fetch(drawn.run_id, str(GEN))
+    first = run_evaluate(config, card, store, gen, "by file")
+    assert ledger(store, first).spent() == pytest.approx(10, rel=1e-3)
+    both = run_evaluate(*small(dataset="own"), store, gen, "by file")
+    account = ledger(store, both)
+    assert (account.dataset, account.others, account.disjoint) == ("own", [], False)
+    assert account.spent() == pytest.approx(30, rel=1e-3)  # the training, and two selections

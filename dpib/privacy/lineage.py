@@ -45,7 +45,8 @@ def about(account: Account, dataset: str, same: Callable[[Account], bool] = lamb
         same: whether an account under another name is known to be about the same images.
 
     Raises:
-        BudgetError: when accounts of the same images are under different neighbouring relations.
+        BudgetError: when accounts of the same images are under different neighbouring relations, or one has capped
+            steps on another number of images.
     """
     mine: list[Account] = []
     others: list[Account] = []
@@ -117,6 +118,13 @@ def _in_terms_of(account: Account, other: Account) -> Account:
             f"{account.relation} and {other.relation} does not add up: train under one relation"
         )
     scopes = {**other.scopes, **account.scopes}
+    for event in other.events:
+        # What a cap costs depends on the number of records, which this split would misstate.
+        if event.cap is not None and event.n != scopes[event.scope]:
+            raise BudgetError(
+                f"{event.id!r} was capped on {event.n} images of {other.dataset}, {account.dataset} has "
+                f"{scopes[event.scope]} of them: train under one split (data.holdout)"
+            )
     events = [event.on(event.scope, scopes[event.scope]) for event in other.events]
     disjoint = other.disjoint and other.scopes == account.scopes
     return other.model_copy(update={"events": events, "scopes": scopes, "disjoint": disjoint})

@@ -102,6 +102,15 @@ def test_accounts_of_the_same_images_under_other_terms_are_brought_to_the_same()
         about(account("steps", others=[account(dataset="alias", relation="replace_one")]), "toy", same=lambda _: True)
 
 
+def test_capped_steps_on_another_number_of_images_are_not_counted_as_on_these():
+    capped = Charge("steps", "gaussian", "", sigma=2.0, rate=0.3, count=5, cap=35).event("train", 90, "zero_out")
+    alias = account(dataset="alias", scopes={"train": 90}).model_copy(update={"events": [capped]})
+    with pytest.raises(BudgetError, match="was capped on 90 images of alias, toy has 100 of them"):
+        about(account("steps", others=[alias]), "toy", same=lambda _: True)
+    one_split = account(scopes={"train": 90}, others=[alias])
+    assert about(one_split, "toy", same=lambda _: True).events == [capped]
+
+
 def test_what_was_taken_as_public_is_passed_on():
     source = Public(name="open", digest="0" * 64)
     found = inherit(account(public=[source]), account(dataset="other"))
